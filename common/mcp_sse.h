@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef MCP_SSE_H
+#define MCP_SSE_H
+
+#include "mcp_span.h"
+
+/*
+ * Event-stream framing (WHATWG HTML, section 9.2.6): enough to know where an event ends, and to
+ * find the one event that HTTP+SSE opens with. Lines end with LF, CR LF or CR.
+ */
+
+/** Where a stream is. All zero: at its start. */
+typedef struct mcp_sse_t {
+    unsigned char in_line;    /* the current line has bytes */
+    unsigned char in_event;   /* a line that is no comment came since the last blank one */
+    unsigned char after_cr;   /* the last byte was CR: an LF would belong to it */
+    unsigned char in_comment; /* the current line started with a colon */
+} mcp_sse_t;
+
+/** Take note of bytes that pass. Constant memory, whatever the length of a line. */
+void mcp_sse_feed(mcp_sse_t *sse, const char *buf, apr_size_t len);
+
+/** Whether a comment may be put here: at the start, or right behind a blank line. */
+int mcp_sse_is_between_events(const mcp_sse_t *sse);
+
+typedef enum {
+    MCP_SSE_MORE,    /* may become an endpoint event: needs more bytes */
+    MCP_SSE_OTHER,   /* the stream starts with something else */
+    MCP_SSE_ENDPOINT /* found */
+} mcp_sse_first_e;
+
+/**
+ * Whether a stream starts with an "endpoint" event (MCP 2024-11-05, HTTP with SSE), comments and
+ * a BOM before it allowed. Anything that can no longer become one is told at the first byte that
+ * shows it, so that nothing else is ever held back: a data line that starts with { or [ does.
+ * @param buf the stream from its first byte
+ * @param data out, with MCP_SSE_ENDPOINT: the value of its one data line, within @a buf
+ */
+mcp_sse_first_e mcp_sse_first(const char *buf, apr_size_t len, mcp_span_t *data);
+
+#endif

@@ -1,0 +1,49 @@
+# The dialect is declared once, here.
+AC_DEFUN([AX_MCP_GNU11], [
+  AC_MSG_CHECKING([for -std=gnu11])
+  mcp_saved_CFLAGS=$CFLAGS
+  CFLAGS="$CFLAGS -std=gnu11"
+  AC_COMPILE_IFELSE([AC_LANG_PROGRAM([], [])], [AC_MSG_RESULT([yes])],
+    [AC_MSG_RESULT([no])
+     CFLAGS=$mcp_saved_CFLAGS])
+])
+
+# From apxs come the header folder and the module folder, nothing else: its CFLAGS are the
+# distributor's, for the distributor's packages.
+AC_DEFUN([AX_MCP_APXS], [
+  AC_ARG_VAR([APXS], [httpd's extension tool])
+  AC_ARG_WITH([apxs], [AS_HELP_STRING([--with-apxs=FILE], [httpd's apxs])],
+    [APXS=$withval])
+  AC_PATH_PROGS([APXS], [apxs apxs2], [], [$PATH:/usr/sbin:/usr/local/apache2/bin])
+  AS_IF([test -z "$APXS" || test ! -x "$APXS"],
+    [AC_MSG_ERROR([apxs not found; install httpd's development package (Debian: apache2-dev) or use --with-apxs])])
+  HTTPD_CPPFLAGS="-isystem `$APXS -q INCLUDEDIR`"
+  AC_SUBST([HTTPD_CPPFLAGS])
+  AC_ARG_WITH([moduledir],
+    [AS_HELP_STRING([--with-moduledir=DIR], [where modules go (default: what apxs says)])],
+    [moduledir=$withval], [moduledir=`$APXS -q LIBEXECDIR`])
+  AC_SUBST([moduledir])
+  HTTPD=`$APXS -q SBINDIR`/`$APXS -q PROGNAME`
+  AC_SUBST([HTTPD])
+])
+
+# Sanitizers and warnings: for developers, never in a shipped build.
+AC_DEFUN([AX_MCP_DEVELOPER], [
+  AC_ARG_ENABLE([developer],
+    [AS_HELP_STRING([--enable-developer], [strict warnings, which are errors])])
+  # Not asked for: -Wunused-parameter, since hook signatures are httpd's.
+  AS_IF([test "$enable_developer" = yes],
+    [DEV_CFLAGS="-Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wpointer-arith -Wvla -Wformat=2 -Wimplicit-fallthrough -Wno-unused-parameter"])
+  m4_foreach([mcp_san], [[[asan],[address]], [[ubsan],[undefined]], [[tsan],[thread]]],
+    [AC_ARG_ENABLE(m4_car(mcp_san),
+       [AS_HELP_STRING([--enable-]m4_car(mcp_san), [build with the ]m4_cadr(mcp_san)[ sanitizer])])
+     AS_IF([test "$enable_[]m4_car(mcp_san)" = yes],
+       [DEV_CFLAGS="$DEV_CFLAGS -fsanitize=m4_cadr(mcp_san) -fno-omit-frame-pointer -fno-sanitize-recover=m4_cadr(mcp_san)"
+        DEV_LDFLAGS="$DEV_LDFLAGS -fsanitize=m4_cadr(mcp_san)"])])
+  AC_ARG_ENABLE([coverage], [AS_HELP_STRING([--enable-coverage], [build with gcov])])
+  AS_IF([test "$enable_coverage" = yes],
+    [DEV_CFLAGS="$DEV_CFLAGS -O0 --coverage"
+     DEV_LDFLAGS="$DEV_LDFLAGS --coverage"])
+  AC_SUBST([DEV_CFLAGS])
+  AC_SUBST([DEV_LDFLAGS])
+])
