@@ -27,6 +27,13 @@ AC_DEFUN([AX_MCP_APXS], [
   AC_SUBST([HTTPD])
 ])
 
+AC_DEFUN([AX_MCP_SANITIZER], [
+  AC_ARG_ENABLE([$1], [AS_HELP_STRING([--enable-$1], [build with the $2 sanitizer])])
+  AS_IF([test "$enable_$1" = yes],
+    [DEV_CFLAGS="$DEV_CFLAGS -fsanitize=$2 -fno-omit-frame-pointer -fno-sanitize-recover=$2"
+     DEV_LDFLAGS="$DEV_LDFLAGS -fsanitize=$2"])
+])
+
 # Sanitizers and warnings: for developers, never in a shipped build.
 AC_DEFUN([AX_MCP_DEVELOPER], [
   AC_ARG_ENABLE([developer],
@@ -34,12 +41,9 @@ AC_DEFUN([AX_MCP_DEVELOPER], [
   # Not asked for: -Wunused-parameter, since hook signatures are httpd's.
   AS_IF([test "$enable_developer" = yes],
     [DEV_CFLAGS="-Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wpointer-arith -Wvla -Wformat=2 -Wimplicit-fallthrough -Wno-unused-parameter"])
-  m4_foreach([mcp_san], [[[asan],[address]], [[ubsan],[undefined]], [[tsan],[thread]]],
-    [AC_ARG_ENABLE(m4_car(mcp_san),
-       [AS_HELP_STRING([--enable-]m4_car(mcp_san), [build with the ]m4_cadr(mcp_san)[ sanitizer])])
-     AS_IF([test "$enable_[]m4_car(mcp_san)" = yes],
-       [DEV_CFLAGS="$DEV_CFLAGS -fsanitize=m4_cadr(mcp_san) -fno-omit-frame-pointer -fno-sanitize-recover=m4_cadr(mcp_san)"
-        DEV_LDFLAGS="$DEV_LDFLAGS -fsanitize=m4_cadr(mcp_san)"])])
+  AX_MCP_SANITIZER([asan], [address])
+  AX_MCP_SANITIZER([ubsan], [undefined])
+  AX_MCP_SANITIZER([tsan], [thread])
   AC_ARG_ENABLE([coverage], [AS_HELP_STRING([--enable-coverage], [build with gcov])])
   AS_IF([test "$enable_coverage" = yes],
     [DEV_CFLAGS="$DEV_CFLAGS -O0 --coverage"

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef MCP_HTTPD_PARK_H
+#define MCP_HTTPD_PARK_H
+
+#include <httpd.h>
+#include <http_config.h>
+
+#include "mcp_loop.h"
+
+/*
+ * Parking a request: it leaves its worker thread, waits on an event loop for as long as it takes,
+ * goes back to a worker for whatever may block, and ends as any request does; its connection stays
+ * usable. A request that cannot be parked (HTTP/2, another MPM, a filter that may block, a
+ * subrequest) runs through the same functions on its own thread, with a loop of its own.
+ *
+ * At any moment exactly one thread has the request: the worker, or the loop. A function named
+ * mcp_park_fn runs on the loop and must not block; one named mcp_park_work_fn runs on a worker and
+ * returns what a handler returns.
+ */
+
+typedef struct mcp_park_t mcp_park_t;
+typedef void mcp_park_fn(mcp_park_t *park, void *baton);
+typedef int mcp_park_work_fn(mcp_park_t *park, void *baton);
+
+/** Register the hooks, once per module, from its register_hooks. */
+void mcp_park_register_hooks(module *m, apr_pool_t *p);
+
+/** A request to be parked, from r->pool. On a worker. */
+mcp_park_t *mcp_park_create(request_rec *r);
+
+request_rec *mcp_park_request(const mcp_park_t *park);
+
+/** Whether it will really leave its thread; otherwise writing to the client may block. */
+int mcp_park_is_async(const mcp_park_t *park);
+
+/** The loop that it waits on. Its timers and watches are used on the loop only. */
+mcp_loop_t *mcp_park_loop(const mcp_park_t *park);
+
+/**
+ * On a worker, as the last act: leave it. @a fn runs on the loop once the worker has let go.
+ * @return what the handler or mcp_park_work_fn must return: SUSPENDED, or, for a request that stays
+ *         on its thread, the final status
+ */
+int mcp_park_leave(mcp_park_t *park, mcp_park_fn *fn, void *baton);
+
+/**
+ * On the loop, as the last act: go on on a worker. Watches and timers must have been ended.
+ */
+void mcp_park_work(mcp_park_t *park, mcp_park_work_fn *fn, void *baton);
+
+/** For mcp_park_work(): run the phases from fixups on again. baton is unused. */
+mcp_park_work_fn mcp_park_run_fixups;
+
+/** For mcp_park_work(): run the handlers again. baton is unused. */
+mcp_park_work_fn mcp_park_run_handler;
+
+/** Watch the client on the loop: @a fn runs once when it has gone (EPOLLRDHUP), at most once. */
+void mcp_park_on_client_gone(mcp_park_t *park, mcp_park_fn *fn, void *baton);
+
+/** Watch the client for bytes to read (a body that is still coming), once. */
+void mcp_park_on_client_readable(mcp_park_t *park, mcp_park_fn *fn, void *baton);
+
+/** Watch the client for room to write, once. */
+void mcp_park_on_client_writable(mcp_park_t *park, mcp_park_fn *fn, void *baton);
+
+/** End what the three above started. */
+void mcp_park_unwatch_client(mcp_park_t *park);
+
+/**
+ * Write to the client through r->output_filters; empties @a bb. Does not block where the request is
+ * async; otherwise it may, and has written everything when it returns.
+ * @return APR_SUCCESS: taken, and maybe kept: see mcp_park_has_pending(); else the client is gone
+ */
+apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb);
+
+/** Write what is kept. */
+apr_status_t mcp_park_flush(mcp_park_t *park);
+
+/** Something is kept for a client that does not take it yet: do not write more. */
+int mcp_park_has_pending(const mcp_park_t *park);
+
+/** This child is to go (graceful stop or restart): hurry. Any thread. */
+int mcp_park_is_draining(void);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef MCP_HTTPD_REQUEST_H
+#define MCP_HTTPD_REQUEST_H
+
+#include <httpd.h>
+
+#include "mcp_rpc.h"
+
+/*
+ * What the modules share of one request: its body, read once, whoever of them needs it first, the
+ * message in it, and who sends it. The record hangs on r->pool under "mcp.request/1"; a module that
+ * finds one reads that instead of the client.
+ */
+
+typedef struct mcp_request_t {
+    apr_uint32_t magic;
+    apr_uint32_t size;      /* of this struct, as its maker knew it */
+    char *body;             /* whole, NUL behind it; NULL while unread or where there is none */
+    apr_size_t length;
+    int complete;           /* the body has been read to its end */
+    int json;               /* Content-Type is application/json and nothing is encoded */
+    const mcp_rpc_t *rpc;   /* NULL until mcp_request_rpc() */
+} mcp_request_t;
+
+/** The record of this request, made if nobody has. Belongs to r->pool. */
+mcp_request_t *mcp_request_get(request_rec *r);
+
+/**
+ * Read the whole body, on this thread if need be. Once it is whole, an input filter hands it to
+ * whatever handler comes, as if it came from the client.
+ * @param limit bytes; more is HTTP_REQUEST_ENTITY_TOO_LARGE
+ * @param timeout for the whole body; HTTP_REQUEST_TIME_OUT
+ * @return OK, or the status that refuses the request. From the fixups phase of a request that can be
+ *         parked (see mcp_httpd_park.h), and only where @a may_suspend: SUSPENDED while the client
+ *         has not sent all of it; the hook returns that at once, and is run again later.
+ */
+int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeout, int may_suspend);
+
+/** The message in a body that was read. Never NULL; its kind tells what it is. */
+const mcp_rpc_t *mcp_request_rpc(request_rec *r);
+
+/**
+ * For a module that decides on the body: refuse what two readers could read differently.
+ * @return OK, or the status of an answer that has been described with mcp_error_set(): 415 for a
+ *         Content-Encoding or a charset other than utf-8, 400 for no JSON (-32700), no message or
+ *         an ambiguous one (-32600)
+ */
+int mcp_request_decidable(request_rec *r);
+
+/** Revision 2026-07-28 or later is asked for by the MCP-Protocol-Version header. */
+int mcp_request_is_stateless(request_rec *r);
+
+/**
+ * 2026-07-28: MCP-Protocol-Version, Mcp-Method and Mcp-Name against the body. Older: OK.
+ * @return OK, or 400 with an answer described (-32020)
+ */
+int mcp_request_check_headers(request_rec *r);
+
+/** The method, if the specification has it, else "other". Static text. For metrics. */
+const char *mcp_request_method_label(const char *method);
+
+/**
+ * Who asks: the user that httpd authenticated, with the vhost and AuthName, percent-encoded; NULL
+ * without one. From r->pool.
+ */
+const char *mcp_request_identity(request_rec *r);
+
+/** "ip:" and the client's address, an IPv6 one cut to /64, a mapped one folded. From r->pool. */
+const char *mcp_request_address(request_rec *r);
+
+#endif
