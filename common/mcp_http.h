@@ -64,7 +64,7 @@ typedef struct mcp_http_body_t {
  * @param is_head whether the request was a HEAD
  * @return APR_EGENERAL, with body->error, where the head contradicts itself: Content-Lengths that
  *         differ, one that is no number, one beside Transfer-Encoding, or a Transfer-Encoding
- *         other than chunked
+ *         other than chunked, or any in HTTP/1.0
  */
 apr_status_t mcp_http_body_init(mcp_http_body_t *body, const mcp_http_head_t *head, int is_head);
 
