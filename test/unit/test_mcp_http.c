@@ -163,6 +163,7 @@ START_TEST(test_something_that_is_no_http_is_told_at_its_first_byte)
     ck_assert_int_eq(parse(&head, "S", &used), APR_EGENERAL);
     ck_assert_int_eq(parse(&head, "HTTP/2", &used), APR_EGENERAL);
     ck_assert_int_eq(parse(&head, "", &used), APR_INCOMPLETE);
+    ck_assert_ptr_null(mcp_http_field(&head, "A"));
 }
 END_TEST
 
