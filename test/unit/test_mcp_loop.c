@@ -437,8 +437,9 @@ START_TEST(test_loop_without_descriptors_is_none)
             mcp_loop_destroy(other);
         }
     }
-    ck_assert_msg(dup(0) == next, "a loop must close what it opened");
+    ck_assert_msg(dup(0) == next && dup(0) == next + 1, "a loop must close what it opened");
     close(next);
+    close(next + 1);
 }
 END_TEST
 
