@@ -128,11 +128,14 @@ both('a new client takes a running call over with its resumption token', async (
     });
     await soon(started, 'the first report');
     const { protocolVersion } = first.transport;
+    const owner = await ownerOf(target.servers, sessionId);
     await first.close();
+    await until(async () => (await owner.seen()).every(entry => !entry.open
+        || entry.headers['mcp-session-id'] !== sessionId), 'the server sees the first client go');
     const second = await connect1(target.url('/mcp'), { sessionId, protocolVersion });
     const result = call(second, 'steps', { count: 2 }, { resumptionToken });
-    await call(second, 'step');
-    await call(second, 'step');
+    await owner.tell('step', { id: sessionId });
+    await owner.tell('step', { id: sessionId });
     const outcome = await soon(result, 'the result of the call that the first client made');
     await second.close();
     return { outcome, token: resumptionToken !== undefined };

@@ -96,6 +96,7 @@ serve(handle, {
         sessions.delete(id);
         await session?.server.close();
     },
+    step: ({ id }) => sessions.get(id).steps.advance(),
     announce: ({ id, data }) => sessions.get(id).server.server
         .sendLoggingMessage({ level: 'info', data }),
 });

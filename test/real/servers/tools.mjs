@@ -128,10 +128,11 @@ function addOtherFeatures(server) {
     }));
 }
 
-// session: { name, id(), cancelled }, of which cancelled is counted up here.
+// session: { name, id(), cancelled }, of which cancelled is counted up here; steps is added.
 export function addTools(server, session) {
     const steps = new Steps();
     steps.setMaxListeners(0);
+    session.steps = steps;
     addPlainTools(server, session);
     addWaitingTools(server, session, steps);
     addAskingTools(server);
