@@ -48,13 +48,13 @@ export async function connectSse(url, options = {}) {
 }
 
 // A client of the stateless generation; mode: see the SDK's versionNegotiation.
-export async function connect2(url, mode = { pin: '2026-07-28' }) {
+export async function connect2(url, mode = { pin: '2026-07-28' }, options = {}) {
     const client = new Client2(about, {
         capabilities: { elicitation: {} }, versionNegotiation: { mode },
     });
     client.setRequestHandler('elicitation/create', () => ({
         action: 'accept', content: { name: 'Ada' },
     }));
-    await client.connect(new Http2(url));
+    await client.connect(new Http2(url, options));
     return client;
 }

@@ -23,15 +23,15 @@ const modules = firstFile([process.env.HTTPD_MODULES, '/usr/lib/apache2/modules'
     '/usr/lib64/httpd/modules', '/usr/local/apache2/modules']);
 const ours = process.env.MCP_PROXY_SO
     ?? path.join(top, 'mod_mcp_proxy/.libs/mod_mcp_proxy.so');
-const mpm = process.env.MPM ?? 'event';
+const defaultMpm = process.env.MPM ?? 'event';
 export const stock = process.env.GATEWAY === 'stock';
 
-const basic = [`mpm_${mpm}`, 'authz_core', 'authz_host', 'unixd', 'log_config', 'headers', 'env',
+const basic = ['authz_core', 'authz_host', 'unixd', 'log_config', 'headers', 'env',
     'setenvif', 'proxy', 'proxy_http', 'proxy_balancer', 'lbmethod_byrequests', 'slotmem_shm',
     'socache_shmcb', 'ssl', 'http2', 'reqtimeout'];
 
-function loadModules(tls) {
-    const lines = basic
+function loadModules(tls, more) {
+    const lines = [...more, ...basic]
         .filter(name => tls || name !== 'ssl')
         .filter(name => fs.existsSync(path.join(modules, `mod_${name}.so`)))
         .map(name => `LoadModule ${name}_module ${modules}/mod_${name}.so`);
@@ -40,7 +40,7 @@ function loadModules(tls) {
     return lines;
 }
 
-function sizing() {
+function sizing(mpm) {
     if (mpm === 'prefork')
         return ['StartServers 8', 'MaxRequestWorkers 64', 'ServerLimit 96'];
     // Few threads where streams hold none, so that a stream that does hold one is noticed.
@@ -91,11 +91,12 @@ class Gateway {
     }
 
     configuration() {
-        const { balancers = [], locations = [], directives = [], tls } = this.setup;
+        const { balancers = [], locations = [], directives = [], tls, modules: more = [] } = this.setup;
+        const { mpm = defaultMpm } = this.setup;
         const root = process.getuid() === 0;
         const secure = tls ? makeCertificate(this.directory) : undefined;
         return [
-            ...loadModules(tls), ...sizing(),
+            ...loadModules(tls, [`mpm_${mpm}`, ...more]), ...sizing(mpm),
             `ServerRoot "${this.directory}"`, `Listen 127.0.0.1:${this.port}`,
             `PidFile "${this.directory}/httpd.pid"`, `ErrorLog "${this.log}"`,
             `CustomLog "${this.directory}/access.log" "%h %s %B %X \\"%r\\""`,
@@ -154,7 +155,8 @@ class Gateway {
     }
 }
 
-// setup: balancers [{ name, servers }], locations [{ path, to, directives }], directives, tls.
+// setup: balancers [{ name, servers }], locations [{ path, to, directives }], directives, tls,
+// modules (names of more modules to load), mpm.
 export function startGateway(setup) {
     return new Gateway(setup).start();
 }
