@@ -25,7 +25,7 @@ fi
 # The system's Node.js where it is new enough, else the one from npm.
 node=node
 case $(uname -m) in aarch64) arch=arm64 ;; *) arch=x64 ;; esac
-if ! node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null; then
+if ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null; then
     node=node_modules/node-linux-$arch/bin/node
 fi
 
