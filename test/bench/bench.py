@@ -127,9 +127,7 @@ class Bench:
         opened = tool("open", STREAMS, IDLE_EVERY, SESSIONS)
         if opened["failed"] or opened["backend"] != STREAMS:
             self.note(contender, f"opened {opened['held']:.0f} of {STREAMS} streams")
-        time.sleep(1)
-        # The client reads nothing while it has no command, so the wait is one, too.
-        tool("delay", 500)
+        tool("delay", 1500)
         self.record(contender, mem=(contender.memory() - before) / STREAMS / 1000,
                     threads0=threads0, threads=contender.thread_count())
         self.hold(contender, tool, "delay")

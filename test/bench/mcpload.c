@@ -19,6 +19,50 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define MAX_SAMPLES (1u << 21)
+
+static uint64_t samples[MAX_SAMPLES];
+static uint32_t nsamples;
+
+void mcpload_samples_reset(void)
+{
+    nsamples = 0;
+}
+
+void mcpload_sample(uint64_t ns)
+{
+    if (nsamples < MAX_SAMPLES) {
+        samples[nsamples++] = ns;
+    }
+}
+
+uint32_t mcpload_samples_count(void)
+{
+    return nsamples;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+void mcpload_samples_sort(void)
+{
+    qsort(samples, nsamples, sizeof(*samples), by_value);
+}
+
+double mcpload_pct(double p)
+{
+    uint32_t at = (uint32_t)((double)nsamples * p / 100);
+
+    if (!nsamples) {
+        return -1;
+    }
+    return (double)samples[at < nsamples ? at : nsamples - 1] / 1000.0;
+}
+
 void mcpload_die(const char *what)
 {
     fprintf(stderr, "mcpload: %s: %s\n", what, strerror(errno));

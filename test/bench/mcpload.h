@@ -54,4 +54,14 @@ int mcpload_socket(int flags);
 struct sockaddr_in;
 void mcpload_addr(struct sockaddr_in *sa, int port);
 
+/*
+ * The durations that one command measures. Kept up to a fixed number, sorted before percentiles
+ * are asked for, which are in microseconds, -1 without a sample.
+ */
+void mcpload_samples_reset(void);
+void mcpload_sample(uint64_t ns);
+uint32_t mcpload_samples_count(void);
+void mcpload_samples_sort(void);
+double mcpload_pct(double p);
+
 #endif

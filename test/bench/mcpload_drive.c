@@ -19,11 +19,11 @@
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #define MAX_EVENTS  512
 #define MAX_CALLS   1024
-#define MAX_SAMPLES (1u << 21)
 #define OPEN_WINDOW 128
 #define OPEN_MS     60000
 #define SESSION_LEN 64
@@ -60,8 +60,6 @@ static struct {
     uint32_t failed, broken, lost;
     uint64_t events;
     int sampling;
-    uint64_t *samples;
-    uint32_t nsamples;
     call_t calls[MAX_CALLS];
     char request[1024];
     size_t request_len;
@@ -73,36 +71,6 @@ static const char call_body[] =
     "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"tools/call\",\"params\":{\"name\":\"search_products\","
     "\"arguments\":{\"query\":\"blue ceramic mug, two handles, dishwasher safe\",\"limit\":10,"
     "\"currency\":\"EUR\",\"sort\":\"price\"}}}";
-
-static void sample(uint64_t ns)
-{
-    if (C.nsamples < MAX_SAMPLES) {
-        C.samples[C.nsamples++] = ns;
-    }
-}
-
-static int by_value(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-static void samples_sort(void)
-{
-    qsort(C.samples, C.nsamples, sizeof(*C.samples), by_value);
-}
-
-/* A percentile in microseconds; samples are sorted. */
-static double pct(double p)
-{
-    uint32_t at = (uint32_t)((double)C.nsamples * p / 100);
-
-    if (!C.nsamples) {
-        return -1;
-    }
-    return (double)C.samples[at < C.nsamples ? at : C.nsamples - 1] / 1000.0;
-}
 
 static void watch(int op, int fd, uint32_t events, uint32_t kind, uint32_t index)
 {
@@ -212,7 +180,7 @@ static void event_take(stream_t *s, const char *rec, uint64_t now)
         C.held++;
     }
     else if (C.sampling) {
-        sample(now - t);
+        mcpload_sample(now - t);
     }
 }
 
@@ -311,7 +279,7 @@ static void call_readable(call_t *c)
     }
     if (state == 1) {
         C.done++;
-        sample(mcpload_now_ns() - c->sent_ns);
+        mcpload_sample(mcpload_now_ns() - c->sent_ns);
     }
     else {
         C.errors++;
@@ -394,10 +362,12 @@ static void session_get(int fd, char *session)
 
 static void sessions_get(uint32_t count)
 {
+    struct timeval patience = { .tv_sec = 10 };
     struct sockaddr_in sa;
     int fd = mcpload_socket(0);
     uint32_t i;
 
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
     mcpload_addr(&sa, C.port);
     if (connect(fd, (struct sockaddr *)&sa, sizeof(sa))) {
         mcpload_die("connect");
@@ -436,7 +406,7 @@ static void cmd_first(uint32_t count, uint32_t budget_ms)
     uint64_t end = mcpload_now_ns() + budget_ms * 1000000ull;
     uint32_t i, from;
 
-    C.nsamples = 0;
+    mcpload_samples_reset();
     C.failed = 0;
     sessions_get(count);
     from = C.count;
@@ -448,7 +418,7 @@ static void cmd_first(uint32_t count, uint32_t budget_ms)
         }
         /* One that the budget ran out on counts with the time it has waited. */
         if (s->state != ST_CLOSED) {
-            sample((s->first_ns ? s->first_ns : mcpload_now_ns()) - s->start_ns);
+            mcpload_sample((s->first_ns ? s->first_ns : mcpload_now_ns()) - s->start_ns);
         }
     }
     while (from < C.count) {
@@ -457,8 +427,8 @@ static void cmd_first(uint32_t count, uint32_t budget_ms)
         }
         from++;
     }
-    samples_sort();
-    printf("n=%u failed=%u p50=%.1f p99=%.1f\n", C.nsamples, C.failed, pct(50), pct(99));
+    mcpload_samples_sort();
+    printf("n=%u failed=%u p50=%.1f p99=%.1f\n", mcpload_samples_count(), C.failed, mcpload_pct(50), mcpload_pct(99));
 }
 
 static void cmd_delay(uint32_t ms)
@@ -466,14 +436,14 @@ static void cmd_delay(uint32_t ms)
     uint64_t events = C.events;
     uint32_t lost = C.lost, broken = C.broken;
 
-    C.nsamples = 0;
+    mcpload_samples_reset();
     C.sampling = 1;
     pump_for(ms);
     C.sampling = 0;
-    samples_sort();
+    mcpload_samples_sort();
     printf("events=%llu lost=%u broken=%u p50=%.1f p99=%.1f\n",
-           (unsigned long long)(C.events - events), C.lost - lost, C.broken - broken, pct(50),
-           pct(99));
+           (unsigned long long)(C.events - events), C.lost - lost, C.broken - broken, mcpload_pct(50),
+           mcpload_pct(99));
 }
 
 static void cmd_gone(uint32_t deadline_ms)
@@ -495,18 +465,18 @@ static void cmd_gone(uint32_t deadline_ms)
     while (atomic_load(&C.board->open) && mcpload_now_ns() < end) {
         usleep(500);
     }
-    C.nsamples = 0;
+    mcpload_samples_reset();
     for (i = 0; i < closed; i++) {
         uint64_t gone = atomic_load(&C.board->gone_ns[ids[i]]);
 
         told += gone != 0;
         gone = gone ? gone : mcpload_now_ns();
-        sample(gone > C.streams[ids[i]].closed_ns ? gone - C.streams[ids[i]].closed_ns : 0);
+        mcpload_sample(gone > C.streams[ids[i]].closed_ns ? gone - C.streams[ids[i]].closed_ns : 0);
     }
     free(ids);
-    samples_sort();
-    printf("closed=%u told=%u p50=%.1f p99=%.1f max=%.1f\n", closed, told, pct(50), pct(99),
-           pct(100));
+    mcpload_samples_sort();
+    printf("closed=%u told=%u p50=%.1f p99=%.1f max=%.1f\n", closed, told, mcpload_pct(50), mcpload_pct(99),
+           mcpload_pct(100));
 }
 
 static void cmd_call(uint32_t conns, uint32_t ms)
@@ -522,7 +492,7 @@ static void cmd_call(uint32_t conns, uint32_t ms)
         "Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n"
         "MCP-Protocol-Version: 2025-06-18\r\nMcp-Session-Id: %s\r\nContent-Length: %zu\r\n\r\n%s",
         session, sizeof(call_body) - 1, call_body);
-    C.nsamples = 0;
+    mcpload_samples_reset();
     C.done = C.errors = 0;
     conns = conns < MAX_CALLS ? conns : MAX_CALLS;
     for (i = 0; i < conns; i++) {
@@ -537,9 +507,9 @@ static void cmd_call(uint32_t conns, uint32_t ms)
     for (i = 0; i < conns; i++) {
         close(C.calls[i].fd);
     }
-    samples_sort();
+    mcpload_samples_sort();
     printf("calls=%llu errors=%llu ms=%u p50=%.1f p99=%.1f\n", (unsigned long long)C.done,
-           (unsigned long long)C.errors, ms, pct(50), pct(99));
+           (unsigned long long)C.errors, ms, mcpload_pct(50), mcpload_pct(99));
 }
 
 static void command_run(const char *line)
@@ -579,8 +549,7 @@ void mcpload_drive(int port, mcpload_board_t *board)
     C.board = board;
     C.ep = epoll_create1(EPOLL_CLOEXEC);
     C.streams = calloc(MCPLOAD_SLOTS, sizeof(*C.streams));
-    C.samples = malloc(MAX_SAMPLES * sizeof(*C.samples));
-    if (!C.streams || !C.samples) {
+    if (!C.streams) {
         mcpload_die("malloc");
     }
     watch(EPOLL_CTL_ADD, STDIN_FILENO, EPOLLIN, K_STDIN, 0);
