@@ -225,7 +225,8 @@ def table(bench):
 def ratios(bench):
     """The table of the targets; returns whether every must is met."""
     good = True
-    print(f"\n{'mod_mcp_proxy':27}{'against':>16}{'ratio':>8}{'rounds':>14}{'must':>7}{'':8}{'aim':>6}")
+    print(f"\n{'mod_mcp_proxy':27}{'against':>16}{'ratio':>8}{'rounds':>14}{'must':>7}"
+          f"{'':8}{'aim':>6}")
     for label, key, _, opponent, must, aim, _ in ROWS:
         ours, theirs = bench.median("mod_mcp_proxy", key), bench.median(opponent, key)
         if opponent is None or not ours or not theirs:

@@ -68,8 +68,8 @@ static struct {
 } C;
 
 static const char call_body[] =
-    "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"tools/call\",\"params\":{\"name\":\"search_products\","
-    "\"arguments\":{\"query\":\"blue ceramic mug, two handles, dishwasher safe\",\"limit\":10,"
+    "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"tools/call\",\"params\":{"
+    "\"name\":\"search_products\",\"arguments\":{\"query\":\"blue ceramic mug, two handles, dishwasher safe\",\"limit\":10,"
     "\"currency\":\"EUR\",\"sort\":\"price\"}}}";
 
 static void watch(int op, int fd, uint32_t events, uint32_t kind, uint32_t index)
@@ -428,7 +428,8 @@ static void cmd_first(uint32_t count, uint32_t budget_ms)
         from++;
     }
     mcpload_samples_sort();
-    printf("n=%u failed=%u p50=%.1f p99=%.1f\n", mcpload_samples_count(), C.failed, mcpload_pct(50), mcpload_pct(99));
+    printf("n=%u failed=%u p50=%.1f p99=%.1f\n", mcpload_samples_count(), C.failed,
+           mcpload_pct(50), mcpload_pct(99));
 }
 
 static void cmd_delay(uint32_t ms)
@@ -442,8 +443,8 @@ static void cmd_delay(uint32_t ms)
     C.sampling = 0;
     mcpload_samples_sort();
     printf("events=%llu lost=%u broken=%u p50=%.1f p99=%.1f\n",
-           (unsigned long long)(C.events - events), C.lost - lost, C.broken - broken, mcpload_pct(50),
-           mcpload_pct(99));
+           (unsigned long long)(C.events - events), C.lost - lost, C.broken - broken,
+           mcpload_pct(50), mcpload_pct(99));
 }
 
 static void cmd_gone(uint32_t deadline_ms)
@@ -475,8 +476,8 @@ static void cmd_gone(uint32_t deadline_ms)
     }
     free(ids);
     mcpload_samples_sort();
-    printf("closed=%u told=%u p50=%.1f p99=%.1f max=%.1f\n", closed, told, mcpload_pct(50), mcpload_pct(99),
-           mcpload_pct(100));
+    printf("closed=%u told=%u p50=%.1f p99=%.1f max=%.1f\n", closed, told, mcpload_pct(50),
+           mcpload_pct(99), mcpload_pct(100));
 }
 
 static void cmd_call(uint32_t conns, uint32_t ms)

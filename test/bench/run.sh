@@ -32,4 +32,6 @@ else
 fi
 module=$build/mod_mcp_proxy/.libs/mod_mcp_proxy.so
 ulimit -Sn "$(ulimit -Hn)"
-PYTHONDONTWRITEBYTECODE=1 python3 "$here/bench.py" --load "$load" --module "$module" --work "$work" "$@"
+PYTHONDONTWRITEBYTECODE=1
+export PYTHONDONTWRITEBYTECODE
+python3 "$here/bench.py" --load "$load" --module "$module" --work "$work" "$@"
