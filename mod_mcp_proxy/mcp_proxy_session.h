@@ -34,7 +34,7 @@ void mcp_session_table_set_ttl(mcp_session_table_t *table, apr_interval_time_t t
 
 /**
  * Find the member that holds a session; this counts as a use. A use within a second of the last
- * (or within an eighth of a time to live under 8 seconds) is not noted, so that look-ups stay short.
+ * (or within an eighth of a time to live under 8 seconds) is not noted, to keep look-ups short.
  * @return APR_SUCCESS; APR_NOTFOUND; APR_EACCES: it belongs to another identity (not a use)
  */
 apr_status_t mcp_session_find(mcp_session_table_t *table, const mcp_session_key_t *key,
