@@ -5,7 +5,8 @@
 . "$(dirname "$0")/guard.sh"
 
 own='[/]work/|[/]root/'
-registries='registry[.]npmjs|registry[.]yarnpkg|registry[.]npmmirror|pypi[.]org|pythonhosted[.]org|deb[.]debian[.]org|security[.]debian[.]org'
+registries='registry[.](npmjs|yarnpkg|npmmirror)|pypi[.]org|pythonhosted[.]org'
+registries="$registries|(deb|security)[.]debian[.]org"
 temporary='[/]tmp/'
 
 # What is written by hand; neither what was built nor what was installed beside it.

@@ -75,6 +75,8 @@ static const kind_case_t kind_cases[] = {
       "9007199254740993" },
     { "{" V ",\"id\":-0.10E+400,\"method\":\"m\"}", MCP_RPC_REQUEST, MCP_RPC_OK, "-0.10E+400" },
     { "{" V ",\"id\":\"\",\"method\":\"m\"}", MCP_RPC_REQUEST, MCP_RPC_OK, "\"\"" },
+    { "{" V ",\"id\":0,\"method\":\"m\"}", MCP_RPC_REQUEST, MCP_RPC_OK, "0" },
+    { "{" V ",\"id\":9,\"method\":\"m\"}", MCP_RPC_REQUEST, MCP_RPC_OK, "9" },
     { "{" V ",\"method\":\"m\",\"params\":{\"id\":7}}", MCP_RPC_NOTIFICATION, MCP_RPC_OK,
       "(none)" },
     { "{" V ",\"method\":\"m\",\"params\":{\"id\":7},\"id\":8}", MCP_RPC_REQUEST, MCP_RPC_OK,
@@ -154,8 +156,10 @@ static const json_case_t json_cases[] = {
     BAD("--1"), BAD("1 2"), BAD("1a"),
     GOOD("true"), GOOD("false"), GOOD("null"), GOOD(" \t\r\n null \t\r\n "),
     BAD("True"), BAD("nul"), BAD("nulll"), BAD("tru e"), BAD("undefined"), BAD("null\v"),
+    BAD("trux"), BAD("falsx"), BAD("nulx"),
     BAD("null\f"), BAD("null\xc2\xa0"), BAD("\0"), BAD("null\0"),
-    GOOD("\"\""), GOOD("\"abcdefgh\""), GOOD("\"abcdefghi\""), GOOD("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\""),
+    GOOD("\"\""), GOOD("\"abcdefgh\""), GOOD("\"abcdefghi\""),
+    GOOD("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\""),
     GOOD("\"\\u0000\\uD83D\\uDE00\\ud83d\\u00Ff\""), GOOD("\"\x7f\""),
     BAD("\"abc"), BAD("abc\""), BAD("'a'"), BAD("\"\\a\""), BAD("\"\\x41\""), BAD("\"\\0\""),
     BAD("\"\\U0041\""), BAD("\"\\u004\""), BAD("\"\\u00g0\""), BAD("\"\\u 041\""), BAD("\"\\\""),
@@ -324,6 +328,10 @@ static const flag_case_t flag_cases[] = {
     { "{" V ",\"id\":\"\\u0000\",\"method\":\"m\"}", 1, 0 },
     { "{\"jsonrpc\":\"2.0\\u0000\",\"id\":1,\"method\":\"m\"}", 1, 0 },
     { PARAMS("\"arguments\":{\"a\":\"\\u0000\"}"), 0, 0 },
+    /* Marked early, with nothing wrong behind it. */
+    { PARAMS("\"name\":\"\\u0000\",\"_meta\":{\"a\":1}"), 1, 0 },
+    { PARAMS("\"Arguments\":{},\"arguments\":{}"), 0, 1 },
+    { "{" V ",\"Method\":1,\"id\":\"x\",\"method\":\"m\"}", 1, 0 },
     /* Half a pair. */
     { PARAMS("\"name\":\"\\ud800\""), 1, 0 },
     { PARAMS("\"name\":\"\\udc00\""), 1, 0 },
@@ -378,6 +386,8 @@ START_TEST(gives_no_id_where_two_could_be_meant)
 {
     ck_assert_str_eq(text_of(parse(CALL(",\"id\":2"))->id), NONE);
     ck_assert_str_eq(text_of(parse(CALL(",\"Id\":2"))->id), NONE);
+    ck_assert_str_eq(text_of(parse(CALL(",\"id\":2,\"method\":\"x\""))->id), NONE);
+    ck_assert_str_eq(text_of(parse(CALL(",\"Id\":2,\"Method\":\"x\""))->id), NONE);
     ck_assert_int_eq(parse(CALL(",\"id\":2"))->kind, MCP_RPC_REQUEST);
     ck_assert_str_eq(text_of(parse(CALL(",\"Method\":2"))->id), "1");
 }
@@ -401,8 +411,8 @@ END_TEST
 
 START_TEST(reads_a_batch_message_by_message)
 {
-    const mcp_rpc_t *rpc = parse("[" CALL("") ",{" V ",\"method\":\"n\"},[" CALL("") "],7,{\"id\":3},"
-                                 "{" V ",\"id\":4,\"result\":[]}]");
+    const mcp_rpc_t *rpc = parse("[" CALL("") ",{" V ",\"method\":\"n\"},[" CALL("") "],7,"
+                                 "{\"id\":3},{" V ",\"id\":4,\"result\":[]}]");
     const mcp_rpc_t **one;
 
     ck_assert_int_eq(rpc->kind, MCP_RPC_BATCH);
@@ -480,6 +490,14 @@ START_TEST(takes_no_part_of_a_message_for_the_whole)
 }
 END_TEST
 
+START_TEST(takes_no_nul_behind_the_message)
+{
+    static const char text[] = CALL("");
+
+    ck_assert_int_eq(parse_bytes(text, sizeof(text))->error, MCP_RPC_EPARSE);
+}
+END_TEST
+
 typedef struct quote_case_t {
     const char *text, *quoted;
 } quote_case_t;
@@ -525,6 +543,7 @@ static Suite *make_suite(void)
     tcase = make_case(suite, "syntax");
     tcase_add_loop_test(tcase, takes_what_json_is_and_nothing_else, 0, COUNT(json_cases));
     tcase_add_test(tcase, takes_no_part_of_a_message_for_the_whole);
+    tcase_add_test(tcase, takes_no_nul_behind_the_message);
     tcase = make_case(suite, "fields");
     tcase_add_loop_test(tcase, finds_and_decodes_what_decisions_need, 0, COUNT(field_cases));
     tcase_add_test(tcase, keeps_result_and_error_as_they_stand);
