@@ -504,7 +504,7 @@ typedef struct quote_case_t {
 
 static const quote_case_t quote_cases[] = {
     { "", "\"\"" },
-    { "plain", "\"plain\"" },
+    { "plain text", "\"plain text\"" },
     { "a\"b\\c/d", "\"a\\\"b\\\\c/d\"" },
     { "\x01\n\t\x1f\x7f", "\"\\u0001\\u000a\\u0009\\u001f\x7f\"" },
     { "\xc3\xa9\xf0\x9f\x98\x80", "\"\xc3\xa9\xf0\x9f\x98\x80\"" },
