@@ -39,7 +39,7 @@ AC_DEFUN([AX_MCP_DEVELOPER], [
   AC_ARG_ENABLE([developer],
     [AS_HELP_STRING([--enable-developer], [strict warnings, which are errors])])
   # Not asked for: -Wunused-parameter, since hook signatures are httpd's, and clang's
-  # -Wnull-pointer-subtraction, which APR's rings set off.
+  # -Wnull-pointer-subtraction, since APR's rings do it.
   AS_IF([test "$enable_developer" = yes],
     [DEV_CFLAGS="-Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wpointer-arith -Wvla -Wformat=2 -Wimplicit-fallthrough -Wno-unused-parameter -Wno-null-pointer-subtraction"])
   AX_MCP_SANITIZER([asan], [address])
