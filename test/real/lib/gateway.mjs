@@ -102,7 +102,7 @@ class Gateway {
             `CustomLog "${this.directory}/access.log" "%h %s %B %X \\"%r\\""`,
             `ServerName ${tls ? 'https' : 'http'}://127.0.0.1:${this.port}`,
             `Mutex file:${this.directory}`, `DefaultRuntimeDir "${this.directory}"`,
-            'LogLevel warn', 'ProxyRequests Off', 'KeepAliveTimeout 30',
+            'LogLevel warn', 'ProxyRequests Off', 'CoreDumpDirectory /tmp/n/core', 'KeepAliveTimeout 30',
             ...(root ? ['User www-data', 'Group www-data'] : []),
             ...(secure ? ['SSLSessionCache shmcb:ssl(512000)', 'SSLEngine On', `SSLCertificateFile "${secure.cert}"`,
                 `SSLCertificateKeyFile "${secure.key}"`] : []),
