@@ -329,7 +329,8 @@ static int is_known_not_to_block(const char *name)
         "http_header", "content_length", "old_write", "byterange", "chunk", "http_outerror",
         "core", "log_input_output", "ssl/tls filter", "ssl/tls coalescing filter",
         "fixup_headers_out", "fixup_headers_err", "deflate", "brotli_compress", "setenvif",
-        "mod_expires", "mod_session_out", "mcp_cache", "mcp_ratelimit", "substitute", "note", NULL
+        "mod_expires", "mod_session_out", "mcp_cache", "mcp_ratelimit", "substitute", "note",
+        "reqtimeout", NULL
     };
     int i;
 
