@@ -177,6 +177,21 @@ static void wait_for_body(mcp_park_t *park, void *baton)
     mcp_park_on_client_readable(park, go_on, in);
 }
 
+/* httpd answers "Expect: 100-continue" in a blocking read only. */
+static void tell_to_continue(request_rec *r)
+{
+    int status = r->status;
+    const char *line = r->status_line;
+
+    if (r->expecting_100) {
+        r->status = HTTP_CONTINUE;
+        r->status_line = NULL;
+        ap_send_interim_response(r, 0);
+        r->status = status;
+        r->status_line = line;
+    }
+}
+
 static apr_status_t read_some(request_rec *r, reading_t *in, apr_read_type_e block)
 {
     apr_socket_t *sock = r->connection->master ? NULL : ap_get_conn_socket(r->connection);
@@ -248,6 +263,7 @@ int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeou
             if (may_suspend) {
                 in->park = in->park ? in->park : mcp_park_create(r);
                 if (mcp_park_is_async(in->park)) {
+                    tell_to_continue(r);
                     return mcp_park_leave(in->park, wait_for_body, in);
                 }
             }

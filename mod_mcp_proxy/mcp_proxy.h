@@ -59,6 +59,9 @@ int mcp_proxy_pre_request(proxy_worker **worker, proxy_balancer **balancer, requ
                           proxy_server_conf *conf, char **url);
 void mcp_proxy_register_lbmethod(apr_pool_t *p);
 
+/* mcp_proxy_url.c: what mod_proxy_http does where it is loaded */
+int mcp_proxy_canon(request_rec *r, char *url);
+
 /* mcp_proxy_handler.c: the scheme handler, and what comes after it */
 int mcp_proxy_handler(request_rec *r, proxy_worker *worker, proxy_server_conf *conf, char *url,
                       const char *proxyname, apr_port_t proxyport);

@@ -41,6 +41,8 @@ static void register_hooks(apr_pool_t *p)
     ap_hook_fixups(mcp_proxy_fixups, NULL, before_proxy, APR_HOOK_REALLY_FIRST);
     /* Ahead of the balancer, which asks lbmethod=mcp while it holds its lock. */
     proxy_hook_pre_request(mcp_proxy_pre_request, NULL, before_balancer, APR_HOOK_FIRST);
+    /* Behind mod_proxy_http, which need not be loaded. */
+    proxy_hook_canon_handler(mcp_proxy_canon, before_http, NULL, APR_HOOK_LAST);
     proxy_hook_scheme_handler(mcp_proxy_handler, NULL, before_http, APR_HOOK_FIRST);
     /* What mod_proxy would answer with an HTML page becomes a JSON-RPC error. */
     APR_OPTIONAL_HOOK(proxy, request_status, mcp_proxy_request_status, NULL, NULL,

@@ -4,6 +4,7 @@ import pathlib
 import resource
 import shutil
 import tempfile
+import threading
 
 import pytest
 
@@ -104,6 +105,14 @@ def gateway(stage):
 def backend(stage):
     """backend(script, **options): a scripted backend that runs."""
     return lambda script, **options: stage.keep(Backend(script, **options).start())
+
+
+@pytest.fixture
+def event():
+    """A threading.Event for a script to wait for."""
+    made = threading.Event()
+    yield made
+    made.set()
 
 
 @pytest.fixture

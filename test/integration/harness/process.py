@@ -53,3 +53,10 @@ def connections(port):
     listening = "0A"
     return sum(1 for row in rows if int(row[1].split(":")[1], 16) == port
                and row[3] != listening and row[9] != "0")
+
+
+def cpu_ticks(pid):
+    """CPU time used so far, in clock ticks."""
+    with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
