@@ -819,5 +819,9 @@ static int run_on_worker(mcp_park_t *park, void *baton)
 
 int mcp_exchange_run(mcp_exchange_t *x)
 {
+    if (!mcp_park_is_home(x->park)) {
+        x->left = 1;
+        return mcp_park_move(x->park, run_on_worker, x);
+    }
     return run_on_worker(x->park, x);
 }
