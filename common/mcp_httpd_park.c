@@ -426,7 +426,8 @@ static int run_inline(mcp_park_t *park)
     do {
         park->work = NULL;
         park->fn(park, park->baton);
-        if (!park->work) {
+        /* A stop from before counts for the next run: only work tells that it is over. */
+        while (!park->work) {
             mcp_loop_run(park->loop);
         }
         status = park->work(park, park->work_baton);
