@@ -32,7 +32,7 @@ const basic = ['authz_core', 'authz_host', 'unixd', 'log_config', 'headers', 'en
 
 function loadModules(tls, more) {
     const lines = [...more, ...basic]
-        .filter(name => tls || name !== 'ssl')
+        .filter(name => tls || !['ssl', 'http2'].includes(name))
         .filter(name => fs.existsSync(path.join(modules, `mod_${name}.so`)))
         .map(name => `LoadModule ${name}_module ${modules}/mod_${name}.so`);
     if (!stock)
