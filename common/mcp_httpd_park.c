@@ -17,6 +17,7 @@
 #include <http_log.h>
 #include <http_protocol.h>
 #include <http_request.h>
+#include <http_ssl.h>
 #include <linux/sockios.h>
 #include <mpm_common.h>
 #include <pthread.h>
@@ -96,6 +97,7 @@ struct mcp_park_t {
     mcp_loop_t *loop;        /* its home's, or its own while on its thread */
     int is_async;
     int runs_inline;
+    int hears_goodbye;       /* bytes from the client may be a TLS close */
     mcp_park_fn *fn;         /* next on the loop */
     void *baton;
     mcp_park_work_fn *work;  /* next on a worker */
@@ -170,7 +172,7 @@ apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
     if (rv == APR_SUCCESS && park->is_async) {
         rv = mcp_park_write_kept(c);
     }
-    return c->aborted ? APR_ECONNABORTED : rv;
+    return rv == APR_SUCCESS && c->aborted ? APR_ECONNABORTED : rv;
 }
 
 apr_status_t mcp_park_flush(mcp_park_t *park)
@@ -206,7 +208,31 @@ static void call(mcp_park_t *park, client_call_t *which)
 static unsigned wanted_events(const mcp_park_t *park)
 {
     return (park->gone.fn || park->readable.fn ? EPOLLRDHUP : 0)
-        | (park->readable.fn ? EPOLLIN : 0) | (park->writable.fn ? EPOLLOUT : 0);
+        | (park->readable.fn || (park->gone.fn && park->hears_goodbye) ? EPOLLIN : 0) | (park->writable.fn ? EPOLLOUT : 0);
+}
+
+/*
+ * A TLS client may say goodbye (close_notify) and leave TCP open. What can be read is looked at, not
+ * taken: the next request, pipelined, ends this listening.
+ */
+static int hears_goodbye(mcp_park_t *park)
+{
+    conn_rec *c = park->r->connection;
+    apr_bucket_brigade *bb = apr_brigade_create(park->r->pool, c->bucket_alloc);
+    apr_status_t rv = ap_get_brigade(c->input_filters, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ,
+                                     1);
+    int is_empty = APR_BRIGADE_EMPTY(bb);
+
+    apr_brigade_destroy(bb);
+    if (APR_STATUS_IS_EAGAIN(rv) || (rv == APR_SUCCESS && is_empty)) {
+        return 0;
+    }
+    if (rv == APR_SUCCESS) {
+        park->hears_goodbye = 0;
+        mcp_watch_change(park->loop, &park->client, wanted_events(park));
+        return 0;
+    }
+    return 1;
 }
 
 static void client_event(mcp_watch_t *watch, unsigned events)
@@ -220,6 +246,10 @@ static void client_event(mcp_watch_t *watch, unsigned events)
     }
     if ((events & EPOLLIN || gone) && park->readable.fn) {
         call(park, &park->readable);
+        return;
+    }
+    if (events & EPOLLIN && park->gone.fn && hears_goodbye(park)) {
+        call(park, &park->gone);
         return;
     }
     if ((events & EPOLLOUT || gone) && park->writable.fn) {
@@ -262,6 +292,7 @@ static void watch_client(mcp_park_t *park)
         return;
     }
     apr_os_sock_get(&fd, ap_get_conn_socket(c));
+    park->hears_goodbye = ap_ssl_conn_is_ssl(c);
     park->client.fn = client_event;
     park->client.baton = park;
     if (mcp_watch_start(park->loop, &park->client, fd, wanted_events(park)) != APR_SUCCESS) {
@@ -612,6 +643,8 @@ static void dispose(void *baton)
 
     /* The MPM counted it as suspended, and counts it off by this state. */
     c->cs->state = CONN_STATE_SUSPENDED;
+    /* What it lets go of returns to the system now, all but the pool itself. */
+    apr_allocator_max_free_set(apr_pool_allocator_get(pool), 1);
     apr_pool_clear(pool);
     retire(home, pool);
 }
