@@ -113,6 +113,19 @@ FORMS = {
             b"\xef\xbb\xbfevent: endpoint\ndata: /m?sessionId=1\n\n"),
 }
 
+# Only a stream that opens with the event line is held back for it.
+PASSED_ON = {
+    "data-first": b"data: /app/m?sessionId=1\nevent: endpoint\n\n",
+    "id-first": b"id: 0\nevent: endpoint\ndata: /app/m?sessionId=1\n\n",
+}
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_a_stream_that_opens_otherwise_passes_as_it_is(gateway, backend, name):
+    gw = gateway(backend(sse_script(PASSED_ON[name])), single=True,
+                 routes={"/sse": "/app/sse", "/m": "/app/m"})
+    assert gw.request("GET", "/sse", LISTEN).body == PASSED_ON[name]
+
 
 @pytest.mark.parametrize("name", FORMS)
 def test_only_the_data_of_the_endpoint_event_changes(gateway, backend, name):
