@@ -101,8 +101,8 @@ class Gateway {
             `PidFile "${this.directory}/httpd.pid"`, `ErrorLog "${this.log}"`,
             `CustomLog "${this.directory}/access.log" "%h %s %B %X \\"%r\\""`,
             `ServerName ${tls ? 'https' : 'http'}://127.0.0.1:${this.port}`,
-            `Mutex file:${this.directory}`, `DefaultRuntimeDir "${this.directory}"`,
-            'LogLevel warn', 'ProxyRequests Off', 'CoreDumpDirectory /tmp/n/core', 'KeepAliveTimeout 30',
+            `Mutex "file:${this.directory}"`, `DefaultRuntimeDir "${this.directory}"`,
+            'LogLevel warn', 'ProxyRequests Off', 'KeepAliveTimeout 30',
             ...(root ? ['User www-data', 'Group www-data'] : []),
             ...(secure ? ['SSLSessionCache shmcb:ssl(512000)', 'SSLEngine On', `SSLCertificateFile "${secure.cert}"`,
                 `SSLCertificateKeyFile "${secure.key}"`] : []),
@@ -114,8 +114,9 @@ class Gateway {
         this.port = await freePort();
         this.conf = path.join(this.directory, 'httpd.conf');
         fs.writeFileSync(this.conf, this.configuration());
+        // In a process group of its own: the prefork MPM ends by a signal to its whole group.
         this.child = spawn(httpd, ['-f', this.conf, '-DFOREGROUND'],
-            { stdio: ['ignore', 'ignore', 'pipe'] });
+            { stdio: ['ignore', 'ignore', 'pipe'], detached: true });
         this.stderr = '';
         this.child.stderr.on('data', (part) => { this.stderr += part; });
         await until(async () => {
