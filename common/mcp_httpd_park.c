@@ -2,9 +2,10 @@
 /*
  * Parking requests, and the connections that they come on, outside the MPM (event-based MPMs of
  * httpd 2.4 know how to let a connection go, not how to take it back). One thread has a connection
- * at any moment: an MPM worker, or the loop that the connection belongs to. It changes hands in
- * three ways only: the suspend_connection hook (worker to loop), a timed callback of the MPM (loop
- * to worker), and mcp_loop_post() (worker to loop, later requests on the same connection).
+ * at any moment: an MPM worker, the loop that the connection belongs to, or a thread of the crew,
+ * which does a worker's work from the first parked request on. It leaves a worker through the
+ * suspend_connection hook, the loop through mcp_crew_run(), the crew through either of
+ * mcp_loop_post() and mcp_crew_wait().
  */
 #include "mcp_httpd_park.h"
 
@@ -16,6 +17,7 @@
 #include <http_log.h>
 #include <http_protocol.h>
 #include <http_request.h>
+#include <http_ssl.h>
 #include <linux/sockios.h>
 #include <mpm_common.h>
 #include <pthread.h>
@@ -36,6 +38,7 @@
 #define RETIRED_FOR apr_time_from_sec(5)
 #define RETIRE_ROUND apr_time_from_sec(1)
 #define ABORT_TICK apr_time_from_msec(20)
+#define STOP_TICK apr_time_from_msec(500)
 
 typedef struct lot_t lot_t;
 
@@ -64,7 +67,8 @@ static struct {
     int count;
     unsigned next;
     int threads_per_child;
-    volatile int draining;
+    volatile int draining; /* this child is to go ... */
+    volatile int hurried;  /* ... and not gracefully */
     park_thread_t threads[MAX_LOOPS];
     mcp_crew_t *crew;
 } env = { .allowed = 1 };
@@ -93,6 +97,7 @@ struct mcp_park_t {
     mcp_loop_t *loop;        /* its home's, or its own while on its thread */
     int is_async;
     int runs_inline;
+    int hears_goodbye;       /* bytes from the client may be a TLS close */
     mcp_park_fn *fn;         /* next on the loop */
     void *baton;
     mcp_park_work_fn *work;  /* next on a worker */
@@ -100,7 +105,7 @@ struct mcp_park_t {
     mcp_post_t post;
     mcp_crew_job_t job;
     mcp_watch_t client;
-    mcp_timer_t abort_tick;  /* where there is no socket to watch */
+    mcp_timer_t tick;        /* on its thread: what no descriptor tells */
     client_call_t gone, readable, writable, drain;
     mcp_park_t *next, **prev; /* in home->parked */
 };
@@ -167,7 +172,7 @@ apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
     if (rv == APR_SUCCESS && park->is_async) {
         rv = mcp_park_write_kept(c);
     }
-    return c->aborted ? APR_ECONNABORTED : rv;
+    return rv == APR_SUCCESS && c->aborted ? APR_ECONNABORTED : rv;
 }
 
 apr_status_t mcp_park_flush(mcp_park_t *park)
@@ -203,7 +208,31 @@ static void call(mcp_park_t *park, client_call_t *which)
 static unsigned wanted_events(const mcp_park_t *park)
 {
     return (park->gone.fn || park->readable.fn ? EPOLLRDHUP : 0)
-        | (park->readable.fn ? EPOLLIN : 0) | (park->writable.fn ? EPOLLOUT : 0);
+        | (park->readable.fn || (park->gone.fn && park->hears_goodbye) ? EPOLLIN : 0) | (park->writable.fn ? EPOLLOUT : 0);
+}
+
+/*
+ * A TLS client may say goodbye (close_notify) and leave TCP open. What can be read is looked at, not
+ * taken: the next request, pipelined, ends this listening.
+ */
+static int hears_goodbye(mcp_park_t *park)
+{
+    conn_rec *c = park->r->connection;
+    apr_bucket_brigade *bb = apr_brigade_create(park->r->pool, c->bucket_alloc);
+    apr_status_t rv = ap_get_brigade(c->input_filters, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ,
+                                     1);
+    int is_empty = APR_BRIGADE_EMPTY(bb);
+
+    apr_brigade_destroy(bb);
+    if (APR_STATUS_IS_EAGAIN(rv) || (rv == APR_SUCCESS && is_empty)) {
+        return 0;
+    }
+    if (rv == APR_SUCCESS) {
+        park->hears_goodbye = 0;
+        mcp_watch_change(park->loop, &park->client, wanted_events(park));
+        return 0;
+    }
+    return 1;
 }
 
 static void client_event(mcp_watch_t *watch, unsigned events)
@@ -219,6 +248,10 @@ static void client_event(mcp_watch_t *watch, unsigned events)
         call(park, &park->readable);
         return;
     }
+    if (events & EPOLLIN && park->gone.fn && hears_goodbye(park)) {
+        call(park, &park->gone);
+        return;
+    }
     if ((events & EPOLLOUT || gone) && park->writable.fn) {
         client_call_t now = park->writable;
 
@@ -228,16 +261,22 @@ static void client_event(mcp_watch_t *watch, unsigned events)
     }
 }
 
-/* HTTP/2: the stream has no socket; the flag that mod_http2 sets is looked at now and then. */
-static void look_for_abort(mcp_timer_t *timer)
+/*
+ * A request on its own thread has a loop that nobody else knows. It looks itself whether the child
+ * is to go, and, for HTTP/2, where the stream has no socket, at the flag that mod_http2 sets.
+ */
+static void look_around(mcp_timer_t *timer)
 {
     mcp_park_t *park = timer->baton;
 
-    if (park->r->connection->aborted && park->gone.fn) {
-        call(park, &park->gone);
-        return;
+    mcp_timer_start(park->loop, timer, mcp_loop_now(park->loop)
+                    + (park->r->connection->master ? ABORT_TICK : STOP_TICK));
+    if (env.draining) {
+        call(park, &park->drain);
     }
-    mcp_timer_start(park->loop, timer, mcp_loop_now(park->loop) + ABORT_TICK);
+    if (park->r->connection->aborted || env.hurried) {
+        call(park, &park->gone);
+    }
 }
 
 static void watch_client(mcp_park_t *park)
@@ -246,11 +285,6 @@ static void watch_client(mcp_park_t *park)
     apr_os_sock_t fd;
 
     if (c->master) {
-        if (park->gone.fn && !park->abort_tick.slot) {
-            park->abort_tick.fn = look_for_abort;
-            park->abort_tick.baton = park;
-            mcp_timer_start(park->loop, &park->abort_tick, mcp_loop_now(park->loop) + ABORT_TICK);
-        }
         return;
     }
     if (park->client.active) {
@@ -258,6 +292,7 @@ static void watch_client(mcp_park_t *park)
         return;
     }
     apr_os_sock_get(&fd, ap_get_conn_socket(c));
+    park->hears_goodbye = ap_ssl_conn_is_ssl(c);
     park->client.fn = client_event;
     park->client.baton = park;
     if (mcp_watch_start(park->loop, &park->client, fd, wanted_events(park)) != APR_SUCCESS) {
@@ -287,7 +322,6 @@ void mcp_park_unwatch_client(mcp_park_t *park)
 {
     park->gone.fn = park->readable.fn = park->writable.fn = NULL;
     mcp_watch_stop(park->loop, &park->client);
-    mcp_timer_stop(park->loop, &park->abort_tick);
 }
 
 /* ---- a child that is to go ---- */
@@ -335,6 +369,10 @@ static int is_known_not_to_block(const char *name)
     };
     int i;
 
+    /* AddOutputFilterByType: mod_filter's, around one of the others. */
+    if (strncasecmp(name, "bytype:", 7) == 0) {
+        name += 7;
+    }
     for (i = 0; known[i]; i++) {
         if (strcasecmp(known[i], name) == 0) {
             return 1;
@@ -425,6 +463,9 @@ static int run_inline(mcp_park_t *park)
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     park->runs_inline = 1;
+    park->tick.fn = look_around;
+    park->tick.baton = park;
+    mcp_timer_start(park->loop, &park->tick, mcp_clock_now());
     do {
         park->work = NULL;
         park->fn(park, park->baton);
@@ -602,6 +643,8 @@ static void dispose(void *baton)
 
     /* The MPM counted it as suspended, and counts it off by this state. */
     c->cs->state = CONN_STATE_SUSPENDED;
+    /* What it lets go of returns to the system now, all but the pool itself. */
+    apr_allocator_max_free_set(apr_pool_allocator_get(pool), 1);
     apr_pool_clear(pool);
     retire(home, pool);
 }
@@ -777,7 +820,7 @@ static void on_child_init(apr_pool_t *p, server_rec *s)
     int threads = 0;
     int i, wanted = env.wanted < cores ? env.wanted : (int)cores;
 
-    env.draining = 0;
+    env.draining = env.hurried = 0;
     if (ap_mpm_query(AP_MPMQ_IS_ASYNC, &is_async) != APR_SUCCESS || !is_async || !env.allowed) {
         return;
     }
@@ -811,6 +854,7 @@ static void on_child_stopping(apr_pool_t *p, int graceful)
     int i;
 
     env.draining = 1;
+    env.hurried = !graceful;
     if (env.crew) {
         mcp_crew_hurry(env.crew);
     }

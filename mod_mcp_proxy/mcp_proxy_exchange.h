@@ -44,8 +44,12 @@ typedef struct mcp_exchange_t {
     char *raw;                 /* bytes of the response that were read too early, from the pool */
     apr_size_t raw_len, raw_room;
     mcp_http_head_t head;
+    int heads;                 /* that have come: interim ones, then this */
     mcp_http_body_t body;
     apr_off_t bytes_in;
+
+    int is_dry;                /* the backend has nothing more to read right now */
+    int goes_on;               /* on the loop: the timer is for going on */
 
     int is_stream;             /* text/event-stream */
     int is_standing;           /* ... that answers a GET or a subscriptions/listen */
@@ -78,6 +82,7 @@ typedef enum {
     MCP_X_WRITE,   /* room at the backend */
     MCP_X_CLIENT,  /* room at the client */
     MCP_X_LATER,   /* a moment: too many handshakes */
+    MCP_X_NOW,     /* nothing: it is only others' turn */
     MCP_X_WORKER   /* a worker */
 } mcp_exchange_wait_e;
 

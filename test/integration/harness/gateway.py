@@ -124,15 +124,16 @@ class Gateway:
         return lines
 
     def _tls_lines(self):
+        cache = "SSLSessionCache shmcb:ssl-cache(512000)"
         if not self.tls:
-            return []
+            return [cache] if "ssl" in self.modules else []
         cert, key = certs.files()
         return ["SSLEngine on", 'SSLCertificateFile "%s"' % cert,
-                'SSLCertificateKeyFile "%s"' % key, "SSLSessionCache none"]
+                'SSLCertificateKeyFile "%s"' % key, cache]
 
     def config(self):
         names = ["mpm_" + self.mpm, *_BASE, *self.modules]
-        names += ["ssl"] if self.tls else []
+        names += ["socache_shmcb", "ssl"] if self.tls or "ssl" in names else []
         names += ["proxy_http"] if STOCK or not self.mcp else []
         names = list(dict.fromkeys(names))
         lines = load_lines(names)
