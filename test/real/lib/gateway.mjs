@@ -48,7 +48,7 @@ function sizing(mpm) {
     const threads = few ? 8 : 64;
     return ['StartServers 2', 'ServerLimit 6', `ThreadsPerChild ${threads}`,
         `MaxRequestWorkers ${threads * 4}`, `MinSpareThreads ${few ? 4 : 32}`,
-        `MaxSpareThreads ${threads * 2}`, ...(few ? ['AsyncRequestWorkerFactor 200'] : [])];
+        `MaxSpareThreads ${threads * 2}`, ...(few ? ['AsyncRequestWorkerFactor 400'] : [])];
 }
 
 function balancer({ name, servers, method }) {
@@ -135,16 +135,19 @@ class Gateway {
         return fs.existsSync(this.log) ? fs.readFileSync(this.log, 'utf8') : '';
     }
 
-    // Announces lines of the error log that this test provokes.
+    // Announces lines of the error log that this test provokes from now on.
     expect(...patterns) {
-        this.allowed.push(...patterns);
+        const from = this.errorLog().split('\n').length - 1;
+        this.allowed.push(...patterns.map(pattern => ({ pattern, from })));
     }
 
     unannounced() {
-        return this.errorLog().split('\n')
-            .filter(line => /\[[a-z0-9_]*:(warn|error|crit|alert|emerg)\]/.test(line)
+        const isAllowed = (line, index) => this.allowed
+            .some(({ pattern, from }) => index >= from && pattern.test(line));
+        return this.errorLog().split('\n').filter((line, index) =>
+            (/\[[a-z0-9_]*:(warn|error|crit|alert|emerg)\]/.test(line)
                 || /exit signal|AddressSanitizer|runtime error/.test(line))
-            .filter(line => !this.allowed.some(pattern => pattern.test(line)));
+            && !isAllowed(line, index));
     }
 
     async stop() {
