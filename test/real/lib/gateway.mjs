@@ -6,22 +6,22 @@
 // Environment: HTTPD (the binary), HTTPD_MODULES (its module directory), MCP_PROXY_SO (the module
 // to test), MPM (event, worker, prefork), GATEWAY=stock (mod_proxy_http instead of our module, for
 // comparing: then only tests that need one backend can pass).
-import { spawn, execFileSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { freePort, soon, stop, until } from './servers.mjs';
+import { freePort, stop, until } from './servers.mjs';
 
 const top = fileURLToPath(new URL('../../../', import.meta.url));
 const firstFile = list => list.find(name => name && fs.existsSync(name));
 
-export const httpd = firstFile([process.env.HTTPD, '/usr/sbin/apache2', '/usr/sbin/httpd',
+const httpd = firstFile([process.env.HTTPD, '/usr/sbin/apache2', '/usr/sbin/httpd',
     '/usr/local/apache2/bin/httpd']);
 const modules = firstFile([process.env.HTTPD_MODULES, '/usr/lib/apache2/modules',
     '/usr/lib64/httpd/modules', '/usr/local/apache2/modules']);
-const ours = process.env.MCP_PROXY_SO
+export const moduleFile = process.env.MCP_PROXY_SO
     ?? path.join(top, 'mod_mcp_proxy/.libs/mod_mcp_proxy.so');
 const defaultMpm = process.env.MPM ?? 'event';
 export const stock = process.env.GATEWAY === 'stock';
@@ -30,13 +30,17 @@ const basic = ['authz_core', 'authz_host', 'unixd', 'log_config', 'headers', 'en
     'setenvif', 'proxy', 'proxy_http', 'proxy_balancer', 'lbmethod_byrequests', 'slotmem_shm',
     'socache_shmcb', 'ssl', 'http2', 'reqtimeout'];
 
-function loadModules(tls, more) {
-    const lines = [...more, ...basic]
-        .filter(name => tls || name !== 'ssl')
-        .filter(name => fs.existsSync(path.join(modules, `mod_${name}.so`)))
+// Modules that httpd has built in have no file.
+export function loadLines(names) {
+    return names.filter(name => fs.existsSync(path.join(modules, `mod_${name}.so`)))
         .map(name => `LoadModule ${name}_module ${modules}/mod_${name}.so`);
+}
+
+function loadModules(tls, more) {
+    const lines = loadLines([...more, ...basic]
+        .filter(name => tls || !['ssl', 'http2'].includes(name)));
     if (!stock)
-        lines.push(`LoadModule mcp_proxy_module ${ours}`);
+        lines.push(`LoadModule mcp_proxy_module ${moduleFile}`);
     return lines;
 }
 
@@ -165,15 +169,8 @@ export function startGateway(setup) {
     return new Gateway(setup).start();
 }
 
-// Asks httpd whether it takes a configuration file; answers { ok, output }.
-export function checkSyntax(file, args = []) {
-    try {
-        const output = execFileSync(httpd, ['-t', '-f', file, ...args],
-            { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-        return { ok: true, output };
-    } catch (error) {
-        return { ok: false, output: `${error.stdout}${error.stderr}` };
-    }
+// What httpd says about a configuration file: "Syntax OK" or what is wrong.
+export function syntax(file) {
+    const { stdout, stderr } = spawnSync(httpd, ['-t', '-f', file], { encoding: 'utf8' });
+    return stdout + stderr;
 }
-
-export { soon };
