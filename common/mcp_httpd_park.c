@@ -20,6 +20,7 @@
 #include <mpm_common.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -35,9 +36,12 @@
 /* The worker that let a connection go still writes to its memory: see retire(). */
 #define RETIRED_FOR apr_time_from_sec(5)
 #define RETIRE_ROUND apr_time_from_sec(1)
+/* How many blocks of memory a connection has to spare when its request has been sent on. */
+#define SPARE_NODES 4
 #define ABORT_TICK apr_time_from_msec(20)
 
 typedef struct lot_t lot_t;
+typedef struct loan_t loan_t;
 
 /* A pool that was cleared, to be destroyed later. */
 typedef struct retired_t {
@@ -93,6 +97,8 @@ struct mcp_park_t {
     mcp_loop_t *loop;        /* its home's, or its own while on its thread */
     int is_async;
     int runs_inline;
+    int is_on_loop;
+    loan_t *loans;           /* buckets of what mcp_park_write() is to write */
     mcp_park_fn *fn;         /* next on the loop */
     void *baton;
     mcp_park_work_fn *work;  /* next on a worker */
@@ -154,6 +160,102 @@ apr_status_t mcp_park_write_kept(conn_rec *c)
     return f->frec->filter_func.out_func(f, NULL);
 }
 
+/*
+ * A loan: bytes in a buffer that is used for something else as soon as mcp_park_write() returns.
+ * Nearly always they are on the wire by then, and were never copied; what is not is copied at last
+ * by repay(), behind the backs of the filters that hold the bucket. Setting a transient bucket
+ * aside would cost every event a copy, and every stream the 8 KB that APR takes for a heap bucket.
+ */
+struct loan_t {
+    apr_bucket_refcount refcount; /* first: what shared buckets look for */
+    const char *base;
+    apr_size_t len;
+    int is_copied;
+    loan_t *next, **prev;         /* in park->loans, until repaid */
+};
+
+static apr_status_t loan_read(apr_bucket *b, const char **str, apr_size_t *len,
+                              apr_read_type_e block)
+{
+    loan_t *loan = b->data;
+
+    *str = loan->base + b->start;
+    *len = b->length;
+    return APR_SUCCESS;
+}
+
+static void loan_destroy(void *data)
+{
+    loan_t *loan = data;
+
+    if (!apr_bucket_shared_destroy(loan)) {
+        return;
+    }
+    if (loan->prev) {
+        *loan->prev = loan->next;
+        if (loan->next) {
+            loan->next->prev = loan->prev;
+        }
+    }
+    if (loan->is_copied) {
+        free((void *)loan->base);
+    }
+    apr_bucket_free(loan);
+}
+
+static const apr_bucket_type_t loan_type = {
+    "MCP_LOAN", 5, APR_BUCKET_DATA, loan_destroy, loan_read,
+    apr_bucket_setaside_noop, apr_bucket_shared_split, apr_bucket_shared_copy
+};
+
+apr_bucket *mcp_park_lend(mcp_park_t *park, const char *buf, apr_size_t len)
+{
+    apr_bucket_alloc_t *list = park->r->connection->bucket_alloc;
+    apr_bucket *b;
+    loan_t *loan;
+
+    if (!park->is_on_loop) {
+        return apr_bucket_transient_create(buf, len, list);
+    }
+    b = apr_bucket_alloc(sizeof(*b), list);
+    APR_BUCKET_INIT(b);
+    b->free = apr_bucket_free;
+    b->list = list;
+    loan = apr_bucket_alloc(sizeof(*loan), list);
+    loan->base = buf;
+    loan->len = len;
+    loan->is_copied = 0;
+    loan->prev = &park->loans;
+    loan->next = park->loans;
+    if (loan->next) {
+        loan->next->prev = &loan->next;
+    }
+    park->loans = loan;
+    b = apr_bucket_shared_make(b, loan, 0, len);
+    b->type = &loan_type;
+    return b;
+}
+
+static void repay(mcp_park_t *park)
+{
+    while (park->loans) {
+        loan_t *loan = park->loans;
+        char *copy = malloc(loan->len);
+
+        if (!copy) {
+            abort(); /* Out of memory ends an httpd child, here as in any pool. */
+        }
+        memcpy(copy, loan->base, loan->len);
+        loan->base = copy;
+        loan->is_copied = 1;
+        park->loans = loan->next;
+        if (loan->next) {
+            loan->next->prev = &park->loans;
+        }
+        loan->prev = NULL;
+    }
+}
+
 apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
 {
     conn_rec *c = park->r->connection;
@@ -167,6 +269,7 @@ apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
     if (rv == APR_SUCCESS && park->is_async) {
         rv = mcp_park_write_kept(c);
     }
+    repay(park);
     return c->aborted ? APR_ECONNABORTED : rv;
 }
 
@@ -188,6 +291,37 @@ int mcp_park_unacknowledged(const mcp_park_t *park)
 int mcp_park_has_pending(const mcp_park_t *park)
 {
     return park->is_async && park->r->connection->data_in_output_filters;
+}
+
+/*
+ * The connection's allocator keeps what the request was read and sent on with, and the core's input
+ * filter an empty bucket of its read buffer: 12 KB for as long as a stream lives.
+ */
+void mcp_park_settle(mcp_park_t *park)
+{
+    conn_rec *c = park->r->connection;
+    apr_allocator_t *allocator = apr_pool_allocator_get(c->pool);
+    apr_bucket_brigade *bb;
+    apr_memnode_t *node[SPARE_NODES];
+    int i;
+
+    if (!park->is_async || !allocator) {
+        return;
+    }
+    /* Looking for input drops empty buckets; there is none, or it is the next request. */
+    bb = apr_brigade_create(park->r->pool, c->bucket_alloc);
+    ap_get_brigade(c->input_filters, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ, 1);
+    apr_brigade_destroy(bb);
+    for (i = 0; i < SPARE_NODES; i++) {
+        node[i] = apr_allocator_alloc(allocator, 1);
+    }
+    apr_allocator_max_free_set(allocator, 1);
+    for (i = 0; i < SPARE_NODES; i++) {
+        if (node[i]) {
+            apr_allocator_free(allocator, node[i]);
+        }
+    }
+    apr_allocator_max_free_set(allocator, ap_max_mem_free);
 }
 
 static void call(mcp_park_t *park, client_call_t *which)
@@ -412,6 +546,7 @@ static void run_on_loop(void *baton)
 {
     mcp_park_t *park = baton;
 
+    park->is_on_loop = 1;
     park->fn(park, park->baton);
 }
 
@@ -525,6 +660,7 @@ void mcp_park_work(mcp_park_t *park, mcp_park_work_fn *fn, void *baton)
 {
     park->work = fn;
     park->work_baton = baton;
+    park->is_on_loop = 0;
     if (park->is_async) {
         leave_parked_list(park);
         park->job = (mcp_crew_job_t){ .fn = run_on_worker, .baton = park };

@@ -812,6 +812,9 @@ static int run_on_worker(mcp_park_t *park, void *baton)
         wait = advance(x, 1, buf, sizeof(buf));
         if (x->state != MCP_X_END && !comes_soon(x, wait, until)) {
             x->left = x->left || mcp_park_is_async(park);
+            if (x->is_stream) {
+                mcp_park_settle(park);
+            }
             return mcp_park_leave(park, start_on_loop, x);
         }
     }
