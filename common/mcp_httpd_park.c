@@ -2,9 +2,10 @@
 /*
  * Parking requests, and the connections that they come on, outside the MPM (event-based MPMs of
  * httpd 2.4 know how to let a connection go, not how to take it back). One thread has a connection
- * at any moment: an MPM worker, or the loop that the connection belongs to. It changes hands in
- * three ways only: the suspend_connection hook (worker to loop), a timed callback of the MPM (loop
- * to worker), and mcp_loop_post() (worker to loop, later requests on the same connection).
+ * at any moment: an MPM worker, the loop that the connection belongs to, or a thread of the crew,
+ * which does a worker's work from the first parked request on. It leaves a worker through the
+ * suspend_connection hook, the loop through mcp_crew_run(), the crew through either of
+ * mcp_loop_post() and mcp_crew_wait().
  */
 #include "mcp_httpd_park.h"
 
@@ -39,6 +40,7 @@
 /* How many blocks of memory a connection has to spare when its request has been sent on. */
 #define SPARE_NODES 4
 #define ABORT_TICK apr_time_from_msec(20)
+#define STOP_TICK apr_time_from_msec(500)
 
 typedef struct lot_t lot_t;
 typedef struct loan_t loan_t;
@@ -68,7 +70,8 @@ static struct {
     int count;
     unsigned next;
     int threads_per_child;
-    volatile int draining;
+    volatile int draining; /* this child is to go ... */
+    volatile int hurried;  /* ... and not gracefully */
     park_thread_t threads[MAX_LOOPS];
     mcp_crew_t *crew;
 } env = { .allowed = 1 };
@@ -106,7 +109,7 @@ struct mcp_park_t {
     mcp_post_t post;
     mcp_crew_job_t job;
     mcp_watch_t client;
-    mcp_timer_t abort_tick;  /* where there is no socket to watch */
+    mcp_timer_t tick;        /* on its thread: what no descriptor tells */
     client_call_t gone, readable, writable, drain;
     mcp_park_t *next, **prev; /* in home->parked */
 };
@@ -362,16 +365,22 @@ static void client_event(mcp_watch_t *watch, unsigned events)
     }
 }
 
-/* HTTP/2: the stream has no socket; the flag that mod_http2 sets is looked at now and then. */
-static void look_for_abort(mcp_timer_t *timer)
+/*
+ * A request on its own thread has a loop that nobody else knows. It looks itself whether the child
+ * is to go, and, for HTTP/2, where the stream has no socket, at the flag that mod_http2 sets.
+ */
+static void look_around(mcp_timer_t *timer)
 {
     mcp_park_t *park = timer->baton;
 
-    if (park->r->connection->aborted && park->gone.fn) {
-        call(park, &park->gone);
-        return;
+    mcp_timer_start(park->loop, timer, mcp_loop_now(park->loop)
+                    + (park->r->connection->master ? ABORT_TICK : STOP_TICK));
+    if (env.draining) {
+        call(park, &park->drain);
     }
-    mcp_timer_start(park->loop, timer, mcp_loop_now(park->loop) + ABORT_TICK);
+    if (park->r->connection->aborted || env.hurried) {
+        call(park, &park->gone);
+    }
 }
 
 static void watch_client(mcp_park_t *park)
@@ -380,11 +389,6 @@ static void watch_client(mcp_park_t *park)
     apr_os_sock_t fd;
 
     if (c->master) {
-        if (park->gone.fn && !park->abort_tick.slot) {
-            park->abort_tick.fn = look_for_abort;
-            park->abort_tick.baton = park;
-            mcp_timer_start(park->loop, &park->abort_tick, mcp_loop_now(park->loop) + ABORT_TICK);
-        }
         return;
     }
     if (park->client.active) {
@@ -421,7 +425,6 @@ void mcp_park_unwatch_client(mcp_park_t *park)
 {
     park->gone.fn = park->readable.fn = park->writable.fn = NULL;
     mcp_watch_stop(park->loop, &park->client);
-    mcp_timer_stop(park->loop, &park->abort_tick);
 }
 
 /* ---- a child that is to go ---- */
@@ -469,6 +472,10 @@ static int is_known_not_to_block(const char *name)
     };
     int i;
 
+    /* AddOutputFilterByType: mod_filter's, around one of the others. */
+    if (strncasecmp(name, "bytype:", 7) == 0) {
+        name += 7;
+    }
     for (i = 0; known[i]; i++) {
         if (strcasecmp(known[i], name) == 0) {
             return 1;
@@ -560,6 +567,9 @@ static int run_inline(mcp_park_t *park)
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     park->runs_inline = 1;
+    park->tick.fn = look_around;
+    park->tick.baton = park;
+    mcp_timer_start(park->loop, &park->tick, mcp_clock_now());
     do {
         park->work = NULL;
         park->fn(park, park->baton);
@@ -913,7 +923,7 @@ static void on_child_init(apr_pool_t *p, server_rec *s)
     int threads = 0;
     int i, wanted = env.wanted < cores ? env.wanted : (int)cores;
 
-    env.draining = 0;
+    env.draining = env.hurried = 0;
     if (ap_mpm_query(AP_MPMQ_IS_ASYNC, &is_async) != APR_SUCCESS || !is_async || !env.allowed) {
         return;
     }
@@ -947,6 +957,7 @@ static void on_child_stopping(apr_pool_t *p, int graceful)
     int i;
 
     env.draining = 1;
+    env.hurried = !graceful;
     if (env.crew) {
         mcp_crew_hurry(env.crew);
     }

@@ -47,7 +47,7 @@ function sizing(mpm) {
     const few = mpm === 'event' && !stock;
     const threads = few ? 8 : 64;
     return ['StartServers 2', 'ServerLimit 6', `ThreadsPerChild ${threads}`,
-        `MaxRequestWorkers ${threads * 2}`, `MinSpareThreads ${few ? 4 : 32}`,
+        `MaxRequestWorkers ${threads * 4}`, `MinSpareThreads ${few ? 4 : 32}`,
         `MaxSpareThreads ${threads * 2}`, ...(few ? ['AsyncRequestWorkerFactor 200'] : [])];
 }
 
