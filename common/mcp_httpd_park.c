@@ -38,7 +38,7 @@
 #define RETIRED_FOR apr_time_from_sec(5)
 #define RETIRE_ROUND apr_time_from_sec(1)
 /* How many blocks of memory a connection has to spare when its request has been sent on. */
-#define SPARE_NODES 4
+#define SPARE_NODES 3
 #define ABORT_TICK apr_time_from_msec(20)
 #define STOP_TICK apr_time_from_msec(500)
 
