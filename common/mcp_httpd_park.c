@@ -17,11 +17,11 @@
 #include <http_log.h>
 #include <http_protocol.h>
 #include <http_request.h>
+#include <http_ssl.h>
 #include <linux/sockios.h>
 #include <mpm_common.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -31,19 +31,17 @@
 #include "mcp_clock.h"
 #include "mcp_httpd_crew.h"
 #include "mcp_httpd_log.h"
+#include "mcp_httpd_memory.h"
 
 #define MAX_LOOPS 4
 #define LINGER_TIMEOUT apr_time_from_sec(2)
 /* The worker that let a connection go still writes to its memory: see retire(). */
 #define RETIRED_FOR apr_time_from_sec(5)
 #define RETIRE_ROUND apr_time_from_sec(1)
-/* How many blocks of memory a connection has to spare when its request has been sent on. */
-#define SPARE_NODES 3
 #define ABORT_TICK apr_time_from_msec(20)
 #define STOP_TICK apr_time_from_msec(500)
 
 typedef struct lot_t lot_t;
-typedef struct loan_t loan_t;
 
 /* A pool that was cleared, to be destroyed later. */
 typedef struct retired_t {
@@ -101,7 +99,8 @@ struct mcp_park_t {
     int is_async;
     int runs_inline;
     int is_on_loop;
-    loan_t *loans;           /* buckets of what mcp_park_write() is to write */
+    mcp_lender_t lender;     /* buckets of what mcp_park_write() is to write */
+    int hears_goodbye;       /* bytes from the client may be a TLS close */
     mcp_park_fn *fn;         /* next on the loop */
     void *baton;
     mcp_park_work_fn *work;  /* next on a worker */
@@ -163,100 +162,12 @@ apr_status_t mcp_park_write_kept(conn_rec *c)
     return f->frec->filter_func.out_func(f, NULL);
 }
 
-/*
- * A loan: bytes in a buffer that is used for something else as soon as mcp_park_write() returns.
- * Nearly always they are on the wire by then, and were never copied; what is not is copied at last
- * by repay(), behind the backs of the filters that hold the bucket. Setting a transient bucket
- * aside would cost every event a copy, and every stream the 8 KB that APR takes for a heap bucket.
- */
-struct loan_t {
-    apr_bucket_refcount refcount; /* first: what shared buckets look for */
-    const char *base;
-    apr_size_t len;
-    int is_copied;
-    loan_t *next, **prev;         /* in park->loans, until repaid */
-};
-
-static apr_status_t loan_read(apr_bucket *b, const char **str, apr_size_t *len,
-                              apr_read_type_e block)
-{
-    loan_t *loan = b->data;
-
-    *str = loan->base + b->start;
-    *len = b->length;
-    return APR_SUCCESS;
-}
-
-static void loan_destroy(void *data)
-{
-    loan_t *loan = data;
-
-    if (!apr_bucket_shared_destroy(loan)) {
-        return;
-    }
-    if (loan->prev) {
-        *loan->prev = loan->next;
-        if (loan->next) {
-            loan->next->prev = loan->prev;
-        }
-    }
-    if (loan->is_copied) {
-        free((void *)loan->base);
-    }
-    apr_bucket_free(loan);
-}
-
-static const apr_bucket_type_t loan_type = {
-    "MCP_LOAN", 5, APR_BUCKET_DATA, loan_destroy, loan_read,
-    apr_bucket_setaside_noop, apr_bucket_shared_split, apr_bucket_shared_copy
-};
-
 apr_bucket *mcp_park_lend(mcp_park_t *park, const char *buf, apr_size_t len)
 {
     apr_bucket_alloc_t *list = park->r->connection->bucket_alloc;
-    apr_bucket *b;
-    loan_t *loan;
 
-    if (!park->is_on_loop) {
-        return apr_bucket_transient_create(buf, len, list);
-    }
-    b = apr_bucket_alloc(sizeof(*b), list);
-    APR_BUCKET_INIT(b);
-    b->free = apr_bucket_free;
-    b->list = list;
-    loan = apr_bucket_alloc(sizeof(*loan), list);
-    loan->base = buf;
-    loan->len = len;
-    loan->is_copied = 0;
-    loan->prev = &park->loans;
-    loan->next = park->loans;
-    if (loan->next) {
-        loan->next->prev = &loan->next;
-    }
-    park->loans = loan;
-    b = apr_bucket_shared_make(b, loan, 0, len);
-    b->type = &loan_type;
-    return b;
-}
-
-static void repay(mcp_park_t *park)
-{
-    while (park->loans) {
-        loan_t *loan = park->loans;
-        char *copy = malloc(loan->len);
-
-        if (!copy) {
-            abort(); /* Out of memory ends an httpd child, here as in any pool. */
-        }
-        memcpy(copy, loan->base, loan->len);
-        loan->base = copy;
-        loan->is_copied = 1;
-        park->loans = loan->next;
-        if (loan->next) {
-            loan->next->prev = &park->loans;
-        }
-        loan->prev = NULL;
-    }
+    return park->is_on_loop ? mcp_lender_lend(&park->lender, buf, len, list)
+                            : apr_bucket_transient_create(buf, len, list);
 }
 
 apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
@@ -272,8 +183,8 @@ apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
     if (rv == APR_SUCCESS && park->is_async) {
         rv = mcp_park_write_kept(c);
     }
-    repay(park);
-    return c->aborted ? APR_ECONNABORTED : rv;
+    mcp_lender_repay(&park->lender);
+    return rv == APR_SUCCESS && c->aborted ? APR_ECONNABORTED : rv;
 }
 
 apr_status_t mcp_park_flush(mcp_park_t *park)
@@ -296,35 +207,11 @@ int mcp_park_has_pending(const mcp_park_t *park)
     return park->is_async && park->r->connection->data_in_output_filters;
 }
 
-/*
- * The connection's allocator keeps what the request was read and sent on with, and the core's input
- * filter an empty bucket of its read buffer: 12 KB for as long as a stream lives.
- */
 void mcp_park_settle(mcp_park_t *park)
 {
-    conn_rec *c = park->r->connection;
-    apr_allocator_t *allocator = apr_pool_allocator_get(c->pool);
-    apr_bucket_brigade *bb;
-    apr_memnode_t *node[SPARE_NODES];
-    int i;
-
-    if (!park->is_async || !allocator) {
-        return;
+    if (park->is_async) {
+        mcp_memory_spare(park->r);
     }
-    /* Looking for input drops empty buckets; there is none, or it is the next request. */
-    bb = apr_brigade_create(park->r->pool, c->bucket_alloc);
-    ap_get_brigade(c->input_filters, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ, 1);
-    apr_brigade_destroy(bb);
-    for (i = 0; i < SPARE_NODES; i++) {
-        node[i] = apr_allocator_alloc(allocator, 1);
-    }
-    apr_allocator_max_free_set(allocator, 1);
-    for (i = 0; i < SPARE_NODES; i++) {
-        if (node[i]) {
-            apr_allocator_free(allocator, node[i]);
-        }
-    }
-    apr_allocator_max_free_set(allocator, ap_max_mem_free);
 }
 
 static void call(mcp_park_t *park, client_call_t *which)
@@ -340,7 +227,31 @@ static void call(mcp_park_t *park, client_call_t *which)
 static unsigned wanted_events(const mcp_park_t *park)
 {
     return (park->gone.fn || park->readable.fn ? EPOLLRDHUP : 0)
-        | (park->readable.fn ? EPOLLIN : 0) | (park->writable.fn ? EPOLLOUT : 0);
+        | (park->readable.fn || (park->gone.fn && park->hears_goodbye) ? EPOLLIN : 0) | (park->writable.fn ? EPOLLOUT : 0);
+}
+
+/*
+ * A TLS client may say goodbye (close_notify) and leave TCP open. What can be read is looked at, not
+ * taken: the next request, pipelined, ends this listening.
+ */
+static int hears_goodbye(mcp_park_t *park)
+{
+    conn_rec *c = park->r->connection;
+    apr_bucket_brigade *bb = apr_brigade_create(park->r->pool, c->bucket_alloc);
+    apr_status_t rv = ap_get_brigade(c->input_filters, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ,
+                                     1);
+    int is_empty = APR_BRIGADE_EMPTY(bb);
+
+    apr_brigade_destroy(bb);
+    if (APR_STATUS_IS_EAGAIN(rv) || (rv == APR_SUCCESS && is_empty)) {
+        return 0;
+    }
+    if (rv == APR_SUCCESS) {
+        park->hears_goodbye = 0;
+        mcp_watch_change(park->loop, &park->client, wanted_events(park));
+        return 0;
+    }
+    return 1;
 }
 
 static void client_event(mcp_watch_t *watch, unsigned events)
@@ -354,6 +265,10 @@ static void client_event(mcp_watch_t *watch, unsigned events)
     }
     if ((events & EPOLLIN || gone) && park->readable.fn) {
         call(park, &park->readable);
+        return;
+    }
+    if (events & EPOLLIN && park->gone.fn && hears_goodbye(park)) {
+        call(park, &park->gone);
         return;
     }
     if ((events & EPOLLOUT || gone) && park->writable.fn) {
@@ -396,6 +311,7 @@ static void watch_client(mcp_park_t *park)
         return;
     }
     apr_os_sock_get(&fd, ap_get_conn_socket(c));
+    park->hears_goodbye = ap_ssl_conn_is_ssl(c);
     park->client.fn = client_event;
     park->client.baton = park;
     if (mcp_watch_start(park->loop, &park->client, fd, wanted_events(park)) != APR_SUCCESS) {
@@ -748,6 +664,8 @@ static void dispose(void *baton)
 
     /* The MPM counted it as suspended, and counts it off by this state. */
     c->cs->state = CONN_STATE_SUSPENDED;
+    /* What it lets go of returns to the system now, all but the pool itself. */
+    apr_allocator_max_free_set(apr_pool_allocator_get(pool), 1);
     apr_pool_clear(pool);
     retire(home, pool);
 }
@@ -968,6 +886,14 @@ static void on_child_stopping(apr_pool_t *p, int graceful)
     }
 }
 
+static int on_connection(conn_rec *c, void *csd)
+{
+    if (env.count && !c->master) {
+        mcp_memory_seed(c);
+    }
+    return OK;
+}
+
 int mcp_park_is_draining(void)
 {
     return env.draining;
@@ -982,6 +908,7 @@ void mcp_park_register_hooks(module *m, int loops)
 {
     env.owner = m;
     env.wanted = loops < MAX_LOOPS ? loops : MAX_LOOPS;
+    ap_hook_pre_connection(on_connection, NULL, NULL, APR_HOOK_FIRST);
     ap_hook_child_init(on_child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_suspend_connection(on_suspend, NULL, NULL, APR_HOOK_LAST);
     ap_hook_child_stopping(on_child_stopping, NULL, NULL, APR_HOOK_MIDDLE);

@@ -48,14 +48,14 @@ static struct {
     apr_thread_mutex_t *lock;
     mcp_backend_t *idle[IDLE_LISTS];
     int count[IDLE_LISTS];
-    int handshakes;
+    int handshakes[IDLE_LISTS]; /* under way, by member */
     int most_handshakes;
 } env;
 
 void mcp_backend_init(apr_pool_t *p, int threads)
 {
     apr_thread_mutex_create(&env.lock, APR_THREAD_MUTEX_DEFAULT, p);
-    env.most_handshakes = threads > 4 ? threads / 4 : 1;
+    env.most_handshakes = threads > 8 ? threads / 8 : 1;
 }
 
 proxy_conn_rec *mcp_backend_conn_rec(apr_pool_t *p, proxy_worker *worker, int is_ssl)
@@ -312,10 +312,14 @@ static apr_status_t make_conn(mcp_backend_t *b, request_rec *r)
 
 apr_status_t mcp_backend_handshake(mcp_backend_t *b, request_rec *r, apr_interval_time_t timeout)
 {
+    int *under_way = &env.handshakes[list_of(b->worker)];
     apr_status_t rv = APR_EAGAIN;
     conn_rec *c;
 
-    if (__atomic_add_fetch(&env.handshakes, 1, __ATOMIC_RELAXED) <= env.most_handshakes) {
+    if (timeout <= 0) {
+        return APR_TIMEUP;
+    }
+    if (__atomic_add_fetch(under_way, 1, __ATOMIC_RELAXED) <= env.most_handshakes) {
         rv = make_conn(b, r);
         if (rv == APR_SUCCESS) {
             c = b->conn->connection;
@@ -329,7 +333,7 @@ apr_status_t mcp_backend_handshake(mcp_backend_t *b, request_rec *r, apr_interva
             }
         }
     }
-    __atomic_sub_fetch(&env.handshakes, 1, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(under_way, 1, __ATOMIC_RELAXED);
     return rv;
 }
 
@@ -338,6 +342,11 @@ apr_status_t mcp_backend_handshake(mcp_backend_t *b, request_rec *r, apr_interva
 int mcp_backend_fd(const mcp_backend_t *b)
 {
     return b->fd;
+}
+
+int mcp_backend_is_tls(const mcp_backend_t *b)
+{
+    return b->is_ssl;
 }
 
 int mcp_backend_is_reused(const mcp_backend_t *b)

@@ -222,12 +222,22 @@ static int may_reuse(const mcp_exchange_t *x)
     return 1;
 }
 
+/* What TLS has decrypted lies where no peek at the socket sees it. */
+static int is_dry(mcp_exchange_t *x)
+{
+    char c;
+    apr_size_t len;
+
+    return !mcp_backend_is_tls(x->backend)
+        || APR_STATUS_IS_EAGAIN(mcp_backend_recv(x->backend, &c, 1, &len));
+}
+
 static void give_back(mcp_exchange_t *x)
 {
     if (!x->backend) {
         return;
     }
-    if (may_reuse(x)) {
+    if (may_reuse(x) && is_dry(x)) {
         mcp_backend_release(x->backend, keep_for(x));
     }
     else {
