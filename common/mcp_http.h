@@ -40,7 +40,7 @@ typedef struct mcp_http_head_t {
 apr_status_t mcp_http_parse_head(mcp_http_head_t *head, char *buf, apr_size_t len,
                                  apr_size_t *used, apr_pool_t *p);
 
-/** The value of the first field of that name, any case; NULL if there is none. */
+/** The value of the first field of that name, any case; NULL if there is none. After a success. */
 const char *mcp_http_field(const mcp_http_head_t *head, const char *name);
 
 typedef enum {
@@ -55,7 +55,7 @@ typedef struct mcp_http_body_t {
     apr_uint64_t left;  /* bytes to come: of the body, or of the chunk */
     int state;          /* private */
     unsigned line;      /* private: bytes of the chunk line or trailer so far */
-    int done;           /* the body is whole */
+    int done;           /* the body is whole; never set for MCP_HTTP_BODY_CLOSE */
     const char *error;  /* static text, with APR_EGENERAL */
 } mcp_http_body_t;
 
@@ -64,7 +64,7 @@ typedef struct mcp_http_body_t {
  * @param is_head whether the request was a HEAD
  * @return APR_EGENERAL, with body->error, where the head contradicts itself: Content-Lengths that
  *         differ, one that is no number, one beside Transfer-Encoding, or a Transfer-Encoding
- *         other than chunked
+ *         other than chunked, or any in HTTP/1.0
  */
 apr_status_t mcp_http_body_init(mcp_http_body_t *body, const mcp_http_head_t *head, int is_head);
 
@@ -72,7 +72,8 @@ apr_status_t mcp_http_body_init(mcp_http_body_t *body, const mcp_http_head_t *he
  * Take the next stretch of payload out of what the backend sent.
  * @param in moved past what was used: framing and payload. What is left when body->done is set
  *        does not belong to this response.
- * @param out the payload, within the input; empty if the input ended, or the body did
+ * @param out the payload, within the input; empty if the input ended, or the body did. There may be
+ *        more while @a in is not empty and body->done is not set.
  * @return APR_EGENERAL with body->error where the chunking is broken
  */
 apr_status_t mcp_http_body_next(mcp_http_body_t *body, mcp_span_t *in, mcp_span_t *out);

@@ -46,13 +46,19 @@ struct mcp_post_t {
 mcp_loop_t *mcp_loop_create(void);
 void mcp_loop_destroy(mcp_loop_t *loop);
 
-/** Run until mcp_loop_stop(). */
+/**
+ * Run until mcp_loop_stop(); may be run again. A round calls the watches that have events, then
+ * what was posted before, then the timers that are due; all of them also when one stops the loop.
+ */
 void mcp_loop_run(mcp_loop_t *loop);
 
-/** Any thread: make mcp_loop_run() return. */
+/** Any thread: make mcp_loop_run() return, at once when it is called if it is not running now. */
 void mcp_loop_stop(mcp_loop_t *loop);
 
-/** Any thread: run post->fn on the loop's thread, in the order posted. */
+/**
+ * Any thread: run post->fn on the loop's thread, in the order posted. The call may free @a post.
+ * What is posted after the loop's last round never runs.
+ */
 void mcp_loop_post(mcp_loop_t *loop, mcp_post_t *post);
 
 /** The time at which this round of the loop began. */
@@ -61,8 +67,14 @@ apr_time_t mcp_loop_now(const mcp_loop_t *loop);
 /** 64 KiB that belong to whoever runs on the loop, until it returns. */
 char *mcp_loop_buffer(mcp_loop_t *loop, apr_size_t *size);
 
-/** Watch @a fd. @return an errno as apr_status_t if epoll refuses it */
+/**
+ * Watch @a fd. EPOLLERR and EPOLLHUP are told whether asked for or not. A descriptor has one watch
+ * at a time, which is stopped before the descriptor is closed.
+ * @return an errno as apr_status_t if epoll refuses it
+ */
 apr_status_t mcp_watch_start(mcp_loop_t *loop, mcp_watch_t *watch, int fd, unsigned events);
+
+/** @return APR_EINVAL if it is not active */
 apr_status_t mcp_watch_change(mcp_loop_t *loop, mcp_watch_t *watch, unsigned events);
 
 /** End a watch; nothing of it is called afterwards, not even from this round. */

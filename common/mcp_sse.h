@@ -12,7 +12,7 @@
 /** Where a stream is. All zero: at its start. */
 typedef struct mcp_sse_t {
     unsigned char in_line;    /* the current line has bytes */
-    unsigned char in_event;   /* a line that is no comment came since the last blank one */
+    unsigned char in_event;   /* a line that is no comment has started since the last blank one */
     unsigned char after_cr;   /* the last byte was CR: an LF would belong to it */
     unsigned char in_comment; /* the current line started with a colon */
 } mcp_sse_t;
@@ -20,8 +20,14 @@ typedef struct mcp_sse_t {
 /** Take note of bytes that pass. Constant memory, whatever the length of a line. */
 void mcp_sse_feed(mcp_sse_t *sse, const char *buf, apr_size_t len);
 
-/** Whether a comment may be put here: at the start, or right behind a blank line. */
+/**
+ * Whether a comment may be put here: at the start, or right behind a blank line. That may be a CR
+ * whose LF has not come; then the LF ends another blank line, which means nothing.
+ */
 int mcp_sse_is_between_events(const mcp_sse_t *sse);
+
+/** A stream that has not shown its endpoint event after so many bytes has none. */
+#define MCP_SSE_MAX_FIRST (64 * 1024)
 
 typedef enum {
     MCP_SSE_MORE,    /* may become an endpoint event: needs more bytes */
@@ -32,7 +38,10 @@ typedef enum {
 /**
  * Whether a stream starts with an "endpoint" event (MCP 2024-11-05, HTTP with SSE), comments and
  * a BOM before it allowed. Anything that can no longer become one is told at the first byte that
- * shows it, so that nothing else is ever held back: a data line that starts with { or [ does.
+ * shows it, so that nothing else is ever held back: a data line that starts with { or [ does, and
+ * an empty or a second one. Lines that dispatch no event (comments, "retry", a blank line behind
+ * them) are followed by MCP_SSE_MORE: where mcp_sse_is_between_events() says so, they may be passed
+ * on, and the question asked anew for what comes then.
  * @param buf the stream from its first byte
  * @param data out, with MCP_SSE_ENDPOINT: the value of its one data line, within @a buf
  */
