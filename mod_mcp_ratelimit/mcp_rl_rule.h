@@ -80,7 +80,7 @@ typedef struct mcp_rl_verdict_t {
 } mcp_rl_verdict_t;
 
 /** More than any request can ask at once. */
-#define MCP_RL_MAX_ASKS 32
+#define MCP_RL_MAX_ASKS 64
 
 /** SHA-256 of @a key, cut. */
 void mcp_rl_digest(const char *key, unsigned char digest[MCP_RL_DIGEST]);
