@@ -126,6 +126,11 @@ int mcp_rl_check_address(request_rec *r)
         mcp_rl_store_decide(&mcp_rl_process->store, asks.ask, 1, policy_of(dir), NULL, &outcome);
         q->address_charged = 1;
     }
+    else if (!mcp_rl_process->store.redis) {
+        asks.ask[0].mode = MCP_RL_LOOK;
+        mcp_rl_store_decide(&mcp_rl_process->store, asks.ask, 1, policy_of(dir), NULL, &outcome);
+    }
+    /* With Redis only what this machine knows: the trip is made once, when all is known. */
     else if (!mcp_rl_store_is_denied(&mcp_rl_process->store, asks.ask, 1, &outcome)) {
         return DECLINED;
     }
@@ -133,7 +138,9 @@ int mcp_rl_check_address(request_rec *r)
         return is_dry_run(dir) ? DECLINED : mcp_rl_refuse_closed(q);
     }
     if (outcome.refused_by < 0) {
-        mcp_rl_count(mcp_rl_process->store.counters, MCP_RL_ADDRESS, MCP_RL_ALLOWED);
+        if (q->address_charged) {
+            mcp_rl_count(mcp_rl_process->store.counters, MCP_RL_ADDRESS, MCP_RL_ALLOWED);
+        }
         return DECLINED;
     }
     if (is_dry_run(dir)) {

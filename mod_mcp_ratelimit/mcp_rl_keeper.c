@@ -293,6 +293,8 @@ static int renew_all(mcp_rl_keeper_t *keeper)
 
 static void unlink_locked(mcp_rl_keeper_t *keeper, mcp_rl_stream_t *stream)
 {
+    mcp_rl_ask_t ask = { .rule = stream->rule };
+
     *stream->link = stream->next;
     if (stream->next) {
         stream->next->link = stream->link;
@@ -303,6 +305,9 @@ static void unlink_locked(mcp_rl_keeper_t *keeper, mcp_rl_stream_t *stream)
         || mcp_rl_lease_change(stream->row, MCP_RL_ROW_LOST, MCP_RL_ROW_RELEASING)) {
         push_release_locked(keeper, stream->row);
     }
+    /* Whoever was told to wait for a slot may ask again. */
+    memcpy(ask.digest, stream->digest, sizeof(ask.digest));
+    mcp_rl_deny_forget(keeper->store->deny, &ask);
 }
 
 /*
@@ -479,12 +484,7 @@ static apr_status_t stop(void *data)
 
     pthread_mutex_lock(&keeper->mutex);
     while ((stream = keeper->streams) != NULL) {
-        keeper->streams = stream->next;
-        stream->link = NULL;
-        if (mcp_rl_lease_change(stream->row, MCP_RL_ROW_HELD, MCP_RL_ROW_RELEASING)
-            || mcp_rl_lease_change(stream->row, MCP_RL_ROW_LOST, MCP_RL_ROW_RELEASING)) {
-            push_release_locked(keeper, stream->row);
-        }
+        unlink_locked(keeper, stream);
     }
     pthread_mutex_unlock(&keeper->mutex);
     if (work && !redis_is_open(keeper)) {
@@ -535,9 +535,6 @@ void mcp_rl_keeper_add(mcp_rl_keeper_t *keeper, mcp_rl_stream_t *stream)
 
 void mcp_rl_keeper_remove(mcp_rl_keeper_t *keeper, mcp_rl_stream_t *stream)
 {
-    mcp_rl_ask_t ask = { .rule = stream->rule };
-
-    memcpy(ask.digest, stream->digest, sizeof(ask.digest));
     pthread_mutex_lock(&keeper->mutex);
     if (stream->link) {
         unlink_locked(keeper, stream);
@@ -545,7 +542,6 @@ void mcp_rl_keeper_remove(mcp_rl_keeper_t *keeper, mcp_rl_stream_t *stream)
         pthread_cond_signal(&keeper->wake);
     }
     pthread_mutex_unlock(&keeper->mutex);
-    mcp_rl_deny_forget(keeper->store->deny, &ask);
 }
 
 int mcp_rl_keeper_is_lost(const mcp_rl_keeper_t *keeper, const mcp_rl_stream_t *stream)

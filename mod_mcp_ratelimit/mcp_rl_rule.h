@@ -67,7 +67,8 @@ typedef struct mcp_rl_ask_t {
     apr_int64_t cost;
     const char *key;       /* as in the store */
     unsigned char digest[MCP_RL_DIGEST]; /* of the key */
-    const char *member;    /* slots: the lease's name */
+    const char *member;    /* slots: the lease's name; behind it, each after a space, those of
+                            * leases under the same key that are over */
     apr_int64_t held;      /* slots: streams that this machine holds under the key */
 } mcp_rl_ask_t;
 

@@ -133,7 +133,11 @@
     "end\n"
 
 #define SLOTS \
-    "local function slots(key, mode, n, lease, held, member)\n" \
+    "local function slots(key, mode, n, lease, held, members)\n" \
+    "  local member\n" \
+    "  for name in string.gmatch(members, '%S+') do\n" \
+    "    if member then redis.call('ZREM', key, name) else member = name end\n" \
+    "  end\n" \
     "  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', nowms))\n" \
     "  local mine = redis.call('ZSCORE', key, member)\n" \
     "  local count = redis.call('ZCARD', key)\n" \

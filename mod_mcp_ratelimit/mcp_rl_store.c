@@ -203,15 +203,32 @@ static int decide_in_redis(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count,
     return info.sent && rv != MCP_RL_EBADDATA && rv != MCP_RL_NOTREADY ? -1 : 0;
 }
 
+#define MEMBERS_MAX ((1 + MCP_RL_OVER) * MCP_RL_MEMBER_MAX)
+
+static void list_members(mcp_rl_store_t *store, apr_uint64_t number, const apr_uint64_t *over,
+                         char *members)
+{
+    apr_size_t at = strlen(mcp_rl_lease_member(store->leases, number, members));
+    int i;
+
+    for (i = 0; i < MCP_RL_OVER && over[i]; i++) {
+        members[at++] = ' ';
+        at += strlen(mcp_rl_lease_member(store->leases, over[i], members + at));
+    }
+}
+
 /* A row for the slot; without one the request is refused, or passes by policy open. */
 static int begin_slot(mcp_rl_store_t *store, mcp_rl_ask_t *ask, int slot, mcp_rl_policy_e policy,
-                      mcp_rl_row_t **row, char *member, mcp_rl_outcome_t *outcome)
+                      mcp_rl_row_t **row, char *members, mcp_rl_outcome_t *outcome)
 {
     apr_int64_t limit = store->redis ? 0 : ask->rule->amount;
-    apr_status_t rv = mcp_rl_lease_begin(store->leases, ask, limit, store->pid, row, &ask->held);
+    apr_uint64_t over[MCP_RL_OVER];
+    apr_status_t rv = mcp_rl_lease_begin(store->leases, ask, limit, store->pid, row, &ask->held,
+                                         over);
 
     if (rv == APR_SUCCESS) {
-        ask->member = mcp_rl_lease_member(store->leases, (*row)->number, member);
+        list_members(store, (*row)->number, over, members);
+        ask->member = members;
         return 1;
     }
     if (rv == APR_EAGAIN) {
@@ -230,14 +247,14 @@ void mcp_rl_store_decide(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count,
 {
     int slot = count && asks[count - 1].rule->kind == MCP_RL_SLOTS ? count - 1 : -1;
     apr_time_t sent;
-    char member[MCP_RL_MEMBER_MAX];
+    char members[MEMBERS_MAX];
     int in_redis = 0;
 
     if (row) {
         *row = NULL;
     }
     if (mcp_rl_store_is_denied(store, asks, count, outcome)
-        || (slot >= 0 && !begin_slot(store, &asks[slot], slot, policy, row, member, outcome))) {
+        || (slot >= 0 && !begin_slot(store, &asks[slot], slot, policy, row, members, outcome))) {
         return;
     }
     sent = mcp_clock_now();
