@@ -180,6 +180,13 @@ void mcp_rl_charge_401(request_rec *r)
 
 void mcp_rl_check_error(request_rec *r)
 {
+    mcp_rl_request_t *q = mcp_rl_request_find(r);
+
+    /* No stream then; its filters, ours among them, will not see the answer. */
+    if (q && q->stream) {
+        mcp_rl_keeper_remove(mcp_rl_process->keeper, q->stream);
+        q->stream = NULL;
+    }
     if (r->status == HTTP_UNAUTHORIZED) {
         mcp_rl_charge_401(r);
     }

@@ -43,7 +43,7 @@ int mcp_rl_check_address(request_rec *r);
 /** Hook fixups: everything else. */
 int mcp_rl_check_request(request_rec *r);
 
-/** Hook insert_error_filter: httpd itself answers 401. */
+/** Hook insert_error_filter: httpd or a module answers with an error of its own. */
 void mcp_rl_check_error(request_rec *r);
 
 /** Hook log_transaction: a 401 that came some other way. */
