@@ -44,6 +44,7 @@ typedef struct mcp_exchange_t {
     char *raw;                 /* bytes of the response that were read too early, from the pool */
     apr_size_t raw_len, raw_room;
     mcp_http_head_t head;
+    int heads;                 /* that have come: interim ones, then this */
     mcp_http_body_t body;
     apr_off_t bytes_in;
 
@@ -66,6 +67,7 @@ typedef struct mcp_exchange_t {
     int broken;                /* the body ended before it was whole */
     int client_gone;
     int draining;
+    int unacknowledged;        /* bytes that the client had not taken when it blocked */
     apr_time_t started, last_in, last_out, blocked_since, drain_at, session_held;
     mcp_watch_t watch;
     mcp_timer_t timer;
