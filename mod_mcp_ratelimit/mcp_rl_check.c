@@ -115,8 +115,9 @@ int mcp_rl_check_address(request_rec *r)
     const mcp_rl_rule_t *rule = mcp_rl_rule(dir, MCP_RL_ADDRESS);
     mcp_rl_request_t *q;
     mcp_rl_outcome_t outcome;
-    asks_t asks = { 0 };
+    asks_t asks;
 
+    asks.count = 0;
     if (!rule || r->method_number == M_OPTIONS || !mcp_rl_process || mcp_rl_request_find(r)) {
         return DECLINED;
     }
@@ -163,8 +164,9 @@ void mcp_rl_charge_401(request_rec *r)
     const mcp_rl_rule_t *rule = mcp_rl_rule(mcp_rl_dir(r), MCP_RL_ADDRESS);
     mcp_rl_request_t *q = mcp_rl_request_find(r);
     mcp_rl_outcome_t outcome;
-    asks_t asks = { 0 };
+    asks_t asks;
 
+    asks.count = 0;
     if (!rule || !q || q->address_charged || !mcp_rl_process) {
         return;
     }
@@ -386,7 +388,9 @@ static int decide(mcp_rl_request_t *q, const mcp_rl_dir_t *dir, asks_t *asks)
     int i;
 
     /* Before the slot is taken: whatever happens from here on, it is given back. */
-    apr_pool_cleanup_register(r->pool, q, end_stream, apr_pool_cleanup_null);
+    if (asks->ask[asks->count - 1].rule->kind == MCP_RL_SLOTS) {
+        apr_pool_cleanup_register(r->pool, q, end_stream, apr_pool_cleanup_null);
+    }
     mcp_rl_store_decide(&mcp_rl_process->store, asks->ask, asks->count, policy, &row, &outcome);
     if (row) {
         keep_stream(q, row, asks->ask[asks->count - 1].rule, policy);
@@ -432,7 +436,7 @@ int mcp_rl_check_request(request_rec *r)
     const mcp_rl_dir_t *dir = mcp_rl_dir(r);
     mcp_rl_request_t *q;
     const mcp_rpc_t *rpc;
-    asks_t *asks;
+    asks_t asks;
     int status;
 
     if (r->main || r->method_number == M_OPTIONS || !mcp_rl_process || !is_limited(dir)) {
@@ -447,8 +451,7 @@ int mcp_rl_check_request(request_rec *r)
         return status == AP_FILTER_ERROR ? status : mcp_error_send(r, status);
     }
     q->decided = 1;
-    asks = apr_palloc(r->pool, sizeof(*asks));
-    asks->count = 0;
-    gather(asks, q, dir, rpc);
-    return asks->count ? decide(q, dir, asks) : DECLINED;
+    asks.count = 0;
+    gather(&asks, q, dir, rpc);
+    return asks.count ? decide(q, dir, &asks) : DECLINED;
 }

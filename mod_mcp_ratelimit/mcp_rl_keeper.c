@@ -227,7 +227,7 @@ static int readmit(mcp_rl_keeper_t *keeper, const work_t *work)
     mcp_redis_info_t info;
     apr_time_t sent = mcp_clock_now();
     apr_status_t rv = mcp_rl_redis_decide(store->redis, &ask, 1, sent + BATCH_BUDGET, &verdict,
-                                          &info);
+                                          NULL, &info);
     mcp_rl_stream_t *stream;
 
     if (rv == APR_SUCCESS && verdict.allowed) {

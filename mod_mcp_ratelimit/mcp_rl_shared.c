@@ -18,6 +18,7 @@
 #define ALIGN 64
 
 typedef struct main_t {
+    unsigned char secret[MCP_RL_SECRET];
     char store_name[256];
     mcp_breaker_t breaker;
     mcp_rl_epoch_t epoch;
@@ -66,7 +67,8 @@ static apr_status_t make_instance(char *text)
 static apr_status_t open_main(mcp_rl_shared_t *s, const char *store_name, apr_pool_t *process)
 {
     apr_size_t deny_at = aligned(sizeof(main_t));
-    apr_size_t leases_at = deny_at + aligned(mcp_rl_deny_size());
+    apr_size_t purses_at = deny_at + aligned(mcp_rl_deny_size());
+    apr_size_t leases_at = purses_at + aligned(mcp_rl_purses_size());
     char instance[20];
     main_t *main;
     void *mem;
@@ -82,13 +84,18 @@ static apr_status_t open_main(mcp_rl_shared_t *s, const char *store_name, apr_po
     s->breaker = &main->breaker;
     s->epoch = &main->epoch;
     s->deny = mcp_rl_deny_at((char *)mem + deny_at);
+    s->purses = mcp_rl_purses_at((char *)mem + purses_at);
     s->leases = mcp_rl_leases_at((char *)mem + leases_at);
     if (is_new) {
-        rv = make_instance(instance);
+        rv = apr_generate_random_bytes(main->secret, sizeof(main->secret));
+        if (rv == APR_SUCCESS) {
+            rv = make_instance(instance);
+        }
         if (rv == APR_SUCCESS) {
             rv = mcp_rl_leases_init(&s->leases, s->leases, ROWS, instance);
         }
     }
+    mcp_rl_set_secret(main->secret);
     if (strncmp(main->store_name, store_name, sizeof(main->store_name) - 1) != 0) {
         memset(&main->breaker, 0, sizeof(main->breaker));
         memset(&main->epoch, 0, sizeof(main->epoch));

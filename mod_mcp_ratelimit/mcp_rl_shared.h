@@ -14,6 +14,7 @@ typedef struct mcp_rl_shared_t {
     mcp_rl_shm_t *shm;
     mcp_rl_leases_t *leases;
     mcp_rl_deny_t *deny;
+    mcp_rl_purses_t *purses;
     mcp_rl_counters_t *counters;
     mcp_breaker_t *breaker;
     mcp_rl_epoch_t *epoch;

@@ -182,10 +182,21 @@ static int decide_in_redis(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count,
                            mcp_rl_policy_e policy, mcp_rl_outcome_t *outcome, apr_time_t sent)
 {
     mcp_redis_info_t info;
-    apr_status_t rv = mcp_rl_redis_decide(store->redis, asks, count, sent + store->timeout,
-                                          outcome->verdicts, &info);
+    mcp_rl_loan_t loan, *wanted = NULL;
+    apr_status_t rv;
 
+    if (count == 1 && mcp_rl_purse_is_for(asks)) {
+        if (mcp_rl_purse_pay(store->purses, asks, sent, outcome->verdicts, &loan)) {
+            return 0;
+        }
+        wanted = loan.want > 0 ? &loan : NULL;
+    }
+    rv = mcp_rl_redis_decide(store->redis, asks, count, sent + store->timeout, outcome->verdicts,
+                             wanted, &info);
     if (rv == APR_SUCCESS) {
+        if (wanted) {
+            mcp_rl_purse_fill(store->purses, asks, sent, outcome->verdicts, wanted);
+        }
         count_call(store->counters, mcp_clock_now() - sent);
         outcome->refused_by = mcp_rl_refusal(outcome->verdicts, count);
         remember_refusals(store, asks, count, outcome);

@@ -4,6 +4,7 @@
 
 #include "mcp_rl_deny.h"
 #include "mcp_rl_lease.h"
+#include "mcp_rl_purse.h"
 #include "mcp_rl_redis.h"
 #include "mcp_rl_shm.h"
 
@@ -48,6 +49,7 @@ typedef struct mcp_rl_store_t {
     mcp_rl_shm_t *shm;
     mcp_rl_leases_t *leases;
     mcp_rl_deny_t *deny;
+    mcp_rl_purses_t *purses;
     mcp_rl_counters_t *counters;
     mcp_rl_redis_t *redis;       /* NULL: shared memory is the store */
     apr_interval_time_t timeout; /* for one request's commands */

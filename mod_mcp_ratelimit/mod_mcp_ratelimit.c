@@ -41,6 +41,7 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
     process->store.shm = process->shared->shm;
     process->store.leases = process->shared->leases;
     process->store.deny = process->shared->deny;
+    process->store.purses = process->shared->purses;
     process->store.counters = process->shared->counters;
     process->store.timeout = mcp_rl_server_number(MCP_RL_TIMEOUT);
     mcp_rl_process = process;

@@ -139,6 +139,36 @@ def test_no_stretch_of_time_sees_more_than_refill_and_capacity(gateway, backend,
         assert len(admitted) >= 0.8 * rate * SECONDS
 
 
+@pytest.mark.parametrize("chaos", [False, True], ids=["calm", "chaos"])
+def test_what_redis_lends_to_busy_gateways_is_never_given_out_twice(gateway, backend, redis,
+                                                                     chaos):
+    rate, capacity = 200, 512
+    server = redis()
+    options = limited(server.store, "MCPRateLimitMessages %d/1s burst=%d" % (rate, capacity),
+                      server=["MCPRateLimitOnError closed"], threads=8,
+                      timeout="200ms" if chaos else "5s")
+    upstream = backend(serve)
+    gateways = [gateway(upstream, **options) for _ in range(2)]
+    for one in gateways:
+        one.expect_log(STORE_DOWN, optional=True)
+        one.expect_log(STORE_UP, optional=True)
+        one.request("POST", "/mcp", [("Content-Type", "application/json"), ("X-User", "warm")],
+                    json.dumps(message()).encode())
+    admitted, refused = [], []
+    trouble = Chaos(gateways, server, seed=3)
+    until = time.monotonic() + SECONDS + 1
+    if chaos:
+        trouble.start()
+    in_threads(lambda one: hammer(one, until, admitted, refused), gateways * 4)
+    if chaos:
+        trouble.end()
+    assert worst_excess(admitted, rate, capacity) <= 0
+    if not chaos:
+        assert 429 in refused
+        assert len(admitted) >= capacity + 0.8 * rate * SECONDS
+        assert server.ask("HEXISTS", "mcp_msg:alice", "lent") == 1
+
+
 class Streams:
     """Streams of one user; how many are alive whenever one more is admitted."""
 

@@ -120,7 +120,7 @@ START_TEST(says_hello_once_and_uses_the_connection_again)
     ck_assert_int_eq(get("x", value, sizeof(value), REDIS_REPLY_STRING, &info), APR_SUCCESS);
     ck_assert_str_eq(value, "a");
     ck_assert_str_eq(info.run_id, "abcdef");
-    ck_assert_int_eq(info.server_start, 3000000);
+    ck_assert_int_eq(info.server_start, 4000000);
     ck_assert_int_eq(get("y", value, sizeof(value), REDIS_REPLY_STRING, &info), APR_SUCCESS);
     ck_assert_str_eq(value, "b");
     ck_assert_int_eq(connections, 1);
