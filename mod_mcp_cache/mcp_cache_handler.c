@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Before the backend is asked: look, and answer; or wait for an equal request; or let the backend
+ * answer and have the filter read along. Runs again, from its beginning, for a request that waited.
+ *
+ * Budget of a hit from shared memory: no system call, two locks at most, one copy of the value.
+ */
+#include "mcp_cache.h"
+
+#include <apr_strings.h>
+#include <http_protocol.h>
+#include <openssl/evp.h>
+
+#include "mcp_clock.h"
+#include "mcp_httpd_error.h"
+
+/* One who has waited this long for others asks the backend himself. */
+#define MAX_WAIT apr_time_from_sec(300)
+
+void mcp_cache_note(mcp_cache_request_t *q, mcp_cache_result_e result)
+{
+    static const char *const names[] = {"bypass", "hit", "miss", "stale"};
+    const mcp_cache_env_t *env = mcp_cache_env();
+
+    apr_table_setn(q->r->subprocess_env, "MCP_CACHE", names[result]);
+    __atomic_fetch_add(&env->counts[q->label][result], 1, __ATOMIC_RELAXED);
+}
+
+static int serve(mcp_cache_request_t *q, const mcp_cache_entry_t *entry, apr_interval_time_t left)
+{
+    request_rec *r = q->r;
+
+    mcp_request_take(r);
+    mcp_cache_note(q, left < 0 ? MCP_CACHE_STALE : MCP_CACHE_HIT);
+    ap_pass_brigade(r->output_filters, mcp_cache_respond(q, entry, left));
+    return OK;
+}
+
+/* Fresh for so long; negative: stale since. The store's clock counts, not the entry's. */
+static apr_interval_time_t freshness(const mcp_cache_entry_t *entry, apr_interval_time_t left)
+{
+    apr_interval_time_t fresh = left - entry->stale;
+
+    return fresh < entry->ttl ? fresh : entry->ttl;
+}
+
+/* Judge one value that the store gave: a fresh one is copied to *hit, a stale one to q->old. */
+static int use_value(mcp_cache_request_t *q, int index, mcp_cache_entry_t *hit,
+                     apr_interval_time_t *left)
+{
+    mcp_cache_query_t *query = &q->query;
+    apr_interval_time_t stale = mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_STALE);
+    mcp_cache_entry_t entry;
+
+    if (!query->value[index].p) {
+        return 0;
+    }
+    if (mcp_cache_entry_read(&entry, query->value[index], query->digest[index]) != APR_SUCCESS) {
+        ap_log_rerror(APLOG_MARK, APLOG_WARNING, 0, q->r, MCP_LOGNO(4010)
+                      "the store answered with a value that is damaged, or is another key's; "
+                      "it is not used");
+        return 0;
+    }
+    if (!mcp_cache_entry_is_current(&entry, &query->generations, index == 0)) {
+        return 0;
+    }
+    *left = freshness(&entry, query->left[index]);
+    if (*left > 0) {
+        *hit = entry;
+        return 1;
+    }
+    if (-*left < stale && -*left < entry.stale) {
+        q->old = apr_pmemdup(q->r->pool, &entry, sizeof(entry));
+        q->old_left = *left;
+    }
+    return 0;
+}
+
+/* An answer that an equal request has just brought, where the store is far or has failed. */
+static int use_near(mcp_cache_request_t *q, mcp_cache_entry_t *hit, apr_interval_time_t *left)
+{
+    const mcp_cache_env_t *env = mcp_cache_env();
+    mcp_span_t value;
+
+    if (!env->is_far || !q->wait_until
+        || mcp_cache_shm_get(env->near, q->flight_digest, q->r->pool, &value, left) != APR_SUCCESS
+        || mcp_cache_entry_read(hit, value, q->query.digest[0]) != APR_SUCCESS) {
+        return 0;
+    }
+    *left = hit->ttl;
+    return 1;
+}
+
+/* What this machine has seen of the session may be newer than what the far store says. */
+static int is_ended_near(mcp_cache_request_t *q)
+{
+    const mcp_cache_env_t *env = mcp_cache_env();
+    apr_interval_time_t left;
+    mcp_span_t mark;
+
+    return env->is_far && q->query.session
+        && mcp_cache_shm_get(env->near, q->session_digest, q->r->pool, &mark, &left) == APR_SUCCESS
+        && mark.len == 1 && *mark.p == 'E';
+}
+
+/* A hit, in *hit and *left; else 0. */
+static int look(mcp_cache_request_t *q, mcp_cache_entry_t *hit, apr_interval_time_t *left)
+{
+    const mcp_cache_env_t *env = mcp_cache_env();
+    int i;
+
+    q->old = NULL;
+    if (use_near(q, hit, left)) {
+        return 1;
+    }
+    q->known = env->store->class->lookup(env->store, &q->query, q->r->pool) == APR_SUCCESS;
+    if (is_ended_near(q)) {
+        q->query.session_state = MCP_CACHE_SESSION_ENDED;
+    }
+    if (!q->known || q->refresh
+        || (q->query.session && q->query.session_state != MCP_CACHE_SESSION_LIVE)) {
+        return 0;
+    }
+    for (i = 0; i < q->query.count; i++) {
+        if (use_value(q, i, hit, left)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* The same caller, the same key, the same generations: only then one may wait for the other. */
+static int digest_flight(mcp_cache_request_t *q)
+{
+    struct {
+        unsigned char digest[MCP_CACHE_DIGEST];
+        apr_uint64_t generation[MCP_CACHE_TAGS];
+        unsigned char session[MCP_CACHE_DIGEST];
+    } all;
+    const mcp_cache_query_t *query = &q->query;
+
+    memset(&all, 0, sizeof(all));
+    memcpy(all.digest, query->digest[0], MCP_CACHE_DIGEST);
+    if (q->known) {
+        memcpy(all.generation, query->generations.value, sizeof(all.generation));
+    }
+    /* Where it is not sure that the backend still takes the session, others' answers say nothing. */
+    if (query->session && query->session_state != MCP_CACHE_SESSION_LIVE) {
+        memcpy(all.session, query->session, MCP_CACHE_DIGEST);
+    }
+    return EVP_Digest(&all, sizeof(all), q->flight_digest, NULL, EVP_sha256(), NULL) == 1;
+}
+
+static apr_status_t land_unfinished(void *data)
+{
+    mcp_cache_request_t *q = data;
+
+    if (q->leads) {
+        q->leads = 0;
+        mcp_cache_flight_land(mcp_cache_env()->flights, &q->ticket, 0);
+    }
+    return APR_SUCCESS;
+}
+
+/* Whether this request must wait. Otherwise it asks the backend, maybe for others, too. */
+static int must_wait(mcp_cache_request_t *q)
+{
+    int may_join = q->store_is_readable && !q->refresh
+        && (q->old || mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_COALESCE));
+    apr_time_t now = mcp_clock_now();
+
+    if (!may_join || (q->wait_until && q->wait_until <= now) || !digest_flight(q)) {
+        return 0;
+    }
+    switch (mcp_cache_flight_join(mcp_cache_env()->flights, q->flight_digest, &q->ticket)) {
+    case MCP_CACHE_FLIGHT_LEAD:
+        q->leads = 1;
+        apr_pool_cleanup_register(q->r->pool, q, land_unfinished, apr_pool_cleanup_null);
+        return 0;
+    case MCP_CACHE_FLIGHT_WAIT:
+        q->wait_until = q->wait_until ? q->wait_until : now + MAX_WAIT;
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+static int ask(mcp_cache_request_t *q)
+{
+    apr_interval_time_t left = 0;
+    mcp_cache_entry_t hit;
+    int status = mcp_request_check_headers(q->r);
+
+    if (status != OK) {
+        return mcp_error_send(q->r, status);
+    }
+    if (look(q, &hit, &left)) {
+        return serve(q, &hit, left);
+    }
+    if (q->query.session && q->query.session_state == MCP_CACHE_SESSION_ENDED) {
+        q->asks = 0; /* the backend has the word */
+        mcp_cache_note(q, MCP_CACHE_BYPASS);
+    } else if (must_wait(q)) {
+        return q->old ? serve(q, q->old, q->old_left) : mcp_cache_wait(q);
+    } else {
+        mcp_cache_note(q, MCP_CACHE_MISS);
+    }
+    mcp_cache_watch(q);
+    return DECLINED;
+}
+
+int mcp_cache_handler(request_rec *r)
+{
+    mcp_cache_request_t *q;
+
+    if (r->handler && !strcmp(r->handler, "mcp-cache")) {
+        return mcp_cache_admin(r);
+    }
+    q = mcp_cache_request(r);
+    if (!q || q->forwarded) {
+        return DECLINED;
+    }
+    if (q->asks) {
+        return ask(q);
+    }
+    if (r->method_number == M_POST) {
+        mcp_cache_note(q, MCP_CACHE_BYPASS);
+    }
+    mcp_cache_watch(q);
+    return DECLINED;
+}
