@@ -22,8 +22,14 @@ typedef struct mcp_park_t mcp_park_t;
 typedef void mcp_park_fn(mcp_park_t *park, void *baton);
 typedef int mcp_park_work_fn(mcp_park_t *park, void *baton);
 
-/** Register the hooks, once per module, from its register_hooks. */
-void mcp_park_register_hooks(module *m, apr_pool_t *p);
+/**
+ * Register the hooks, once per module, from its register_hooks.
+ * @param loops how many event loops, a thread each, at most; never more than there are cores
+ */
+void mcp_park_register_hooks(module *m, int loops);
+
+/** From post_config: 0 keeps every request on its thread. */
+void mcp_park_allow(int allowed);
 
 /** A request to be parked, from r->pool. On a worker. */
 mcp_park_t *mcp_park_create(request_rec *r);
@@ -78,6 +84,18 @@ apr_status_t mcp_park_flush(mcp_park_t *park);
 
 /** Something is kept for a client that does not take it yet: do not write more. */
 int mcp_park_has_pending(const mcp_park_t *park);
+
+/**
+ * Tell the request when this child is to go: @a fn runs once, on the loop, at once if that is
+ * already so. It may end this request, no other one. Forgotten when the request goes to a worker.
+ */
+void mcp_park_on_drain(mcp_park_t *park, mcp_park_fn *fn, void *baton);
+
+/** A metadata bucket that makes filters pass on what they gather, without waiting. */
+apr_bucket *mcp_park_nudge(apr_bucket_alloc_t *list);
+
+/** Make the core write what it keeps for this connection, without waiting. */
+apr_status_t mcp_park_write_kept(conn_rec *c);
 
 /** This child is to go (graceful stop or restart): hurry. Any thread. */
 int mcp_park_is_draining(void);

@@ -22,6 +22,9 @@ typedef struct mcp_request_t {
     const mcp_rpc_t *rpc;   /* NULL until mcp_request_rpc() */
 } mcp_request_t;
 
+/** Once per module, from its register_hooks; the filter's name is the module's own. */
+void mcp_request_register(const char *filter_name);
+
 /** The record of this request, made if nobody has. Belongs to r->pool. */
 mcp_request_t *mcp_request_get(request_rec *r);
 
@@ -35,6 +38,9 @@ mcp_request_t *mcp_request_get(request_rec *r);
  *         has not sent all of it; the hook returns that at once, and is run again later.
  */
 int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeout, int may_suspend);
+
+/** For a handler that takes the body from the record: the input filter has nothing more to give. */
+void mcp_request_take(request_rec *r);
 
 /** The message in a body that was read. Never NULL; its kind tells what it is. */
 const mcp_rpc_t *mcp_request_rpc(request_rec *r);

@@ -28,6 +28,7 @@ typedef enum {
 } mcp_rpc_error_e;
 
 #define MCP_RPC_MAX_DEPTH 512
+#define MCP_RPC_MAX_BATCH 10000 /* a longer one is MCP_RPC_EINVALID */
 
 typedef struct mcp_rpc_t mcp_rpc_t;
 struct mcp_rpc_t {
@@ -35,7 +36,11 @@ struct mcp_rpc_t {
     mcp_rpc_error_e error;
     const char *detail;      /* static text that says what is wrong; NULL if nothing is */
 
-    mcp_span_t id;           /* raw JSON text (with the quotes of a string); absent: p NULL */
+    /*
+     * Raw JSON text (with the quotes of a string); absent: p NULL. Also of an invalid message, so
+     * that the refusal can carry it; absent where it is not certain, as when two are there.
+     */
+    mcp_span_t id;
     const char *method;      /* decoded, from the pool; NULL if absent */
     const char *name;        /* params.name, if a string; decoded */
     const char *uri;         /* params.uri, if a string; decoded */
@@ -47,16 +52,24 @@ struct mcp_rpc_t {
 
     /*
      * Set where two readers of the same bytes could disagree: one of jsonrpc, id, method, params,
-     * params.name, params.uri, params._meta (or the version in it) stands twice or in another case,
-     * or holds NUL. Whoever decides on the message refuses it with -32600.
+     * result, error, params.name, params.uri, params._meta (or the version in it) stands twice or
+     * in another case, or a text among them holds NUL or half a surrogate pair, or method stands
+     * beside result or error. Whoever decides on the message refuses it with -32600.
+     * Of a batch: set if it is of one of its messages.
      */
     unsigned ambiguous : 1;
-    unsigned has_input_responses : 1; /* params.inputResponses */
-    unsigned has_request_state : 1;   /* params.requestState */
-    unsigned has_task : 1;            /* params.task */
-    unsigned duplicates : 1;          /* a name stands twice anywhere in the message */
+    unsigned has_input_responses : 1; /* params.inputResponses, in any case */
+    unsigned has_request_state : 1;   /* params.requestState, in any case */
+    unsigned has_task : 1;            /* params.task, in any case */
 
-    apr_array_header_t *batch; /* of mcp_rpc_t *, for MCP_RPC_BATCH; never nested */
+    /*
+     * A name stands twice in one object anywhere in the message (escapes undone), or
+     * params.arguments stands in another case. Of a batch: set if it is of one of its messages.
+     */
+    unsigned duplicates : 1;
+
+    /* For MCP_RPC_BATCH, of mcp_rpc_t *, never empty, never nested; not to be written to. */
+    apr_array_header_t *batch;
 };
 
 /**

@@ -1,0 +1,865 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Parking requests, and the connections that they come on, outside the MPM (event-based MPMs of
+ * httpd 2.4 know how to let a connection go, not how to take it back). One thread has a connection
+ * at any moment: an MPM worker, or the loop that the connection belongs to. It changes hands in
+ * three ways only: the suspend_connection hook (worker to loop), a timed callback of the MPM (loop
+ * to worker), and mcp_loop_post() (worker to loop, later requests on the same connection).
+ */
+#include "mcp_httpd_park.h"
+
+#include <ap_mpm.h>
+#include <apr_portable.h>
+#include <apr_strings.h>
+#include <http_connection.h>
+#include <http_core.h>
+#include <http_log.h>
+#include <http_protocol.h>
+#include <http_request.h>
+#include <mpm_common.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <util_filter.h>
+
+#include "mcp_clock.h"
+#include "mcp_httpd_log.h"
+
+#define MAX_LOOPS 4
+#define LINGER_TIMEOUT apr_time_from_sec(2)
+/* The worker that let a connection go still writes to its memory: see retire(). */
+#define RETIRED_FOR apr_time_from_sec(5)
+#define RETIRE_ROUND apr_time_from_sec(1)
+#define ABORT_TICK apr_time_from_msec(20)
+
+typedef struct lot_t lot_t;
+
+/* A pool that was cleared, to be destroyed later. */
+typedef struct retired_t {
+    struct retired_t *next;
+    apr_pool_t *pool;
+    apr_time_t when;
+} retired_t;
+
+typedef struct park_thread_t {
+    mcp_loop_t *loop;
+    pthread_t thread;
+    lot_t *idle;         /* connections that wait for their next request */
+    mcp_park_t *parked;  /* requests that are on the loop and want to know of a drain */
+    retired_t *retired;  /* oldest first */
+    retired_t **retired_tail;
+    mcp_timer_t retire_timer;
+    mcp_post_t drain_post;
+} park_thread_t;
+
+/* What this module's copy of the library knows of its child. Set in child_init, then read only. */
+static struct {
+    module *owner;
+    int wanted;
+    int allowed;
+    int count;
+    unsigned next;
+    int threads_per_child;
+    volatile int draining;
+    park_thread_t threads[MAX_LOOPS];
+} env = { .allowed = 1 };
+
+/* A connection that has been parked at least once; lives in c->pool. */
+struct lot_t {
+    conn_rec *c;
+    park_thread_t *home;
+    mcp_park_t *leaving;   /* the request that the worker is letting go of */
+    lot_t *next, **prev;   /* in home->idle */
+    mcp_watch_t watch;
+    mcp_timer_t timer;
+    mcp_post_t post;
+    apr_time_t until;
+    int fd;
+    enum { LOT_WRITES, LOT_IDLE, LOT_LINGERS } phase;
+};
+
+typedef struct client_call_t {
+    mcp_park_fn *fn;
+    void *baton;
+} client_call_t;
+
+struct mcp_park_t {
+    request_rec *r;
+    lot_t *lot;              /* NULL: stays on its thread */
+    mcp_loop_t *loop;        /* its home's, or its own while on its thread */
+    int is_async;
+    int runs_inline;
+    mcp_park_fn *fn;         /* next on the loop */
+    void *baton;
+    mcp_park_work_fn *work;  /* next on a worker */
+    void *work_baton;
+    mcp_post_t post;
+    mcp_watch_t client;
+    mcp_timer_t abort_tick;  /* where there is no socket to watch */
+    client_call_t gone, readable, writable, drain;
+    mcp_park_t *next, **prev; /* in home->parked */
+};
+
+/* Lines are logged as the module that this copy of the library is linked into. */
+#undef APLOG_MODULE_INDEX
+#define APLOG_MODULE_INDEX (env.owner ? env.owner->module_index : APLOG_NO_MODULE)
+
+static void next_of_connection(lot_t *lot);
+
+/* ---- the client's side of a parked request ---- */
+
+static apr_status_t nudge_read(apr_bucket *b, const char **str, apr_size_t *len,
+                               apr_read_type_e block)
+{
+    *str = NULL;
+    *len = 0;
+    return APR_SUCCESS;
+}
+
+/*
+ * Metadata that means nothing: filters that gather small writes (mod_ssl's) pass on what they hold
+ * when they meet metadata, and unlike a flush it does not make the core wait.
+ */
+static const apr_bucket_type_t nudge_type = {
+    "MCP_NUDGE", 5, APR_BUCKET_METADATA, apr_bucket_destroy_noop, nudge_read,
+    apr_bucket_setaside_noop, apr_bucket_split_notimpl, apr_bucket_simple_copy
+};
+
+apr_bucket *mcp_park_nudge(apr_bucket_alloc_t *list)
+{
+    apr_bucket *b = apr_bucket_alloc(sizeof(*b), list);
+
+    APR_BUCKET_INIT(b);
+    b->type = &nudge_type;
+    b->length = 0;
+    b->start = 0;
+    b->data = NULL;
+    b->list = list;
+    b->free = apr_bucket_free;
+    return b;
+}
+
+apr_status_t mcp_park_write_kept(conn_rec *c)
+{
+    ap_filter_t *f = c->output_filters;
+
+    while (f->next) {
+        f = f->next;
+    }
+    return f->frec->filter_func.out_func(f, NULL);
+}
+
+apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
+{
+    conn_rec *c = park->r->connection;
+    apr_bucket *tail = park->is_async ? mcp_park_nudge(c->bucket_alloc)
+                                      : apr_bucket_flush_create(c->bucket_alloc);
+    apr_status_t rv;
+
+    APR_BRIGADE_INSERT_TAIL(bb, tail);
+    rv = ap_pass_brigade(park->r->output_filters, bb);
+    apr_brigade_cleanup(bb);
+    if (rv == APR_SUCCESS && park->is_async) {
+        rv = mcp_park_write_kept(c);
+    }
+    return c->aborted ? APR_ECONNABORTED : rv;
+}
+
+apr_status_t mcp_park_flush(mcp_park_t *park)
+{
+    conn_rec *c = park->r->connection;
+    apr_status_t rv = mcp_park_write_kept(c);
+
+    return c->aborted ? APR_ECONNABORTED : rv;
+}
+
+int mcp_park_has_pending(const mcp_park_t *park)
+{
+    return park->is_async && park->r->connection->data_in_output_filters;
+}
+
+static void call(mcp_park_t *park, client_call_t *which)
+{
+    client_call_t now = *which;
+
+    which->fn = NULL;
+    if (now.fn) {
+        now.fn(park, now.baton);
+    }
+}
+
+static unsigned wanted_events(const mcp_park_t *park)
+{
+    return (park->gone.fn || park->readable.fn ? EPOLLRDHUP : 0)
+        | (park->readable.fn ? EPOLLIN : 0) | (park->writable.fn ? EPOLLOUT : 0);
+}
+
+static void client_event(mcp_watch_t *watch, unsigned events)
+{
+    mcp_park_t *park = watch->baton;
+    unsigned gone = events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR);
+
+    if (gone && park->gone.fn) {
+        call(park, &park->gone);
+        return;
+    }
+    if ((events & EPOLLIN || gone) && park->readable.fn) {
+        call(park, &park->readable);
+        return;
+    }
+    if ((events & EPOLLOUT || gone) && park->writable.fn) {
+        client_call_t now = park->writable;
+
+        park->writable.fn = NULL;
+        mcp_watch_change(park->loop, watch, wanted_events(park));
+        now.fn(park, now.baton);
+    }
+}
+
+/* HTTP/2: the stream has no socket; the flag that mod_http2 sets is looked at now and then. */
+static void look_for_abort(mcp_timer_t *timer)
+{
+    mcp_park_t *park = timer->baton;
+
+    if (park->r->connection->aborted && park->gone.fn) {
+        call(park, &park->gone);
+        return;
+    }
+    mcp_timer_start(park->loop, timer, mcp_loop_now(park->loop) + ABORT_TICK);
+}
+
+static void watch_client(mcp_park_t *park)
+{
+    conn_rec *c = park->r->connection;
+    apr_os_sock_t fd;
+
+    if (c->master) {
+        if (park->gone.fn && !park->abort_tick.slot) {
+            park->abort_tick.fn = look_for_abort;
+            park->abort_tick.baton = park;
+            mcp_timer_start(park->loop, &park->abort_tick, mcp_loop_now(park->loop) + ABORT_TICK);
+        }
+        return;
+    }
+    if (park->client.active) {
+        mcp_watch_change(park->loop, &park->client, wanted_events(park));
+        return;
+    }
+    apr_os_sock_get(&fd, ap_get_conn_socket(c));
+    park->client.fn = client_event;
+    park->client.baton = park;
+    if (mcp_watch_start(park->loop, &park->client, fd, wanted_events(park)) != APR_SUCCESS) {
+        c->aborted = 1;
+    }
+}
+
+void mcp_park_on_client_gone(mcp_park_t *park, mcp_park_fn *fn, void *baton)
+{
+    park->gone = (client_call_t){ fn, baton };
+    watch_client(park);
+}
+
+void mcp_park_on_client_readable(mcp_park_t *park, mcp_park_fn *fn, void *baton)
+{
+    park->readable = (client_call_t){ fn, baton };
+    watch_client(park);
+}
+
+void mcp_park_on_client_writable(mcp_park_t *park, mcp_park_fn *fn, void *baton)
+{
+    park->writable = (client_call_t){ fn, baton };
+    watch_client(park);
+}
+
+void mcp_park_unwatch_client(mcp_park_t *park)
+{
+    park->gone.fn = park->readable.fn = park->writable.fn = NULL;
+    mcp_watch_stop(park->loop, &park->client);
+    mcp_timer_stop(park->loop, &park->abort_tick);
+}
+
+/* ---- a child that is to go ---- */
+
+static void leave_parked_list(mcp_park_t *park)
+{
+    if (park->prev) {
+        *park->prev = park->next;
+        if (park->next) {
+            park->next->prev = park->prev;
+        }
+        park->prev = NULL;
+    }
+}
+
+void mcp_park_on_drain(mcp_park_t *park, mcp_park_fn *fn, void *baton)
+{
+    park_thread_t *home = park->is_async ? park->lot->home : NULL;
+
+    park->drain = (client_call_t){ fn, baton };
+    if (home && !park->prev) {
+        park->next = home->parked;
+        if (park->next) {
+            park->next->prev = &park->next;
+        }
+        home->parked = park;
+        park->prev = &home->parked;
+    }
+    if (env.draining) {
+        call(park, &park->drain);
+    }
+}
+
+/* ---- a request changes hands ---- */
+
+/* Output filters that pass data on without waiting for anything. */
+static int is_known_not_to_block(const char *name)
+{
+    static const char *const known[] = {
+        "http_header", "content_length", "old_write", "byterange", "chunk", "http_outerror",
+        "core", "log_input_output", "ssl/tls filter", "ssl/tls coalescing filter",
+        "fixup_headers_out", "fixup_headers_err", "deflate", "brotli_compress", "setenvif",
+        "mod_expires", "mod_session_out", "mcp_cache", "mcp_ratelimit", "substitute", "note", NULL
+    };
+    int i;
+
+    for (i = 0; known[i]; i++) {
+        if (strcasecmp(known[i], name) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int may_leave(request_rec *r)
+{
+    conn_rec *c = r->connection;
+    ap_filter_t *f;
+
+    if (!env.allowed || env.count == 0 || c->master || !c->cs || r->main || r->prev
+        || c->clogging_input_filters) {
+        return 0;
+    }
+    for (f = r->output_filters; f; f = f->next) {
+        if (!is_known_not_to_block(f->frec->name)) {
+            ap_log_rerror(APLOG_MARK, APLOG_DEBUG, 0, r,
+                          "output filter %s may block: the request stays on its thread",
+                          f->frec->name);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static lot_t *lot_of(conn_rec *c)
+{
+    lot_t *lot = ap_get_module_config(c->conn_config, env.owner);
+    apr_os_sock_t fd;
+
+    if (!lot) {
+        lot = apr_pcalloc(c->pool, sizeof(*lot));
+        lot->c = c;
+        lot->home = &env.threads[__atomic_fetch_add(&env.next, 1, __ATOMIC_RELAXED)
+                                 % (unsigned)env.count];
+        apr_os_sock_get(&fd, ap_get_conn_socket(c));
+        lot->fd = fd;
+        ap_set_module_config(c->conn_config, env.owner, lot);
+    }
+    return lot;
+}
+
+mcp_park_t *mcp_park_create(request_rec *r)
+{
+    mcp_park_t *park = apr_pcalloc(r->pool, sizeof(*park));
+
+    park->r = r;
+    park->is_async = may_leave(r);
+    if (park->is_async) {
+        park->lot = lot_of(r->connection);
+        park->loop = park->lot->home->loop;
+    }
+    return park;
+}
+
+request_rec *mcp_park_request(const mcp_park_t *park)
+{
+    return park->r;
+}
+
+int mcp_park_is_async(const mcp_park_t *park)
+{
+    return park->is_async;
+}
+
+mcp_loop_t *mcp_park_loop(const mcp_park_t *park)
+{
+    return park->loop;
+}
+
+static void run_on_loop(void *baton)
+{
+    mcp_park_t *park = baton;
+
+    park->fn(park, park->baton);
+}
+
+/* The request stays: the same functions take turns on this thread until one has a final status. */
+static int run_inline(mcp_park_t *park)
+{
+    int status;
+
+    park->loop = mcp_loop_create();
+    if (!park->loop) {
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    park->runs_inline = 1;
+    do {
+        park->work = NULL;
+        park->fn(park, park->baton);
+        if (!park->work) {
+            mcp_loop_run(park->loop);
+        }
+        status = park->work(park, park->work_baton);
+    } while (status == SUSPENDED);
+    park->runs_inline = 0;
+    mcp_loop_destroy(park->loop);
+    park->loop = NULL;
+    return status;
+}
+
+int mcp_park_leave(mcp_park_t *park, mcp_park_fn *fn, void *baton)
+{
+    park->fn = fn;
+    park->baton = baton;
+    if (park->is_async) {
+        park->post.fn = run_on_loop;
+        park->post.baton = park;
+        park->lot->leaving = park;
+        return SUSPENDED;
+    }
+    return park->runs_inline ? SUSPENDED : run_inline(park);
+}
+
+static void on_suspend(conn_rec *c, request_rec *r)
+{
+    lot_t *lot = env.owner ? ap_get_module_config(c->conn_config, env.owner) : NULL;
+
+    if (lot && lot->leaving) {
+        mcp_park_t *park = lot->leaving;
+
+        lot->leaving = NULL;
+        mcp_loop_post(park->loop, &park->post);
+    }
+}
+
+static void take_over(conn_rec *c, request_rec *r)
+{
+    c->current_thread = ap_thread_current();
+    c->sbh = NULL;
+    ap_run_resume_connection(c, r);
+}
+
+/* What ap_process_async_request() does once its handler has answered, and then the connection. */
+static void request_ran(lot_t *lot, request_rec *r, int status)
+{
+    conn_rec *c = lot->c;
+
+    if (status == SUSPENDED) {
+        c->cs->state = CONN_STATE_SUSPENDED;
+        ap_run_suspend_connection(c, r);
+        return;
+    }
+    ap_die(status, r);
+    ap_process_request_after_handler(r);
+    next_of_connection(lot);
+}
+
+static void run_on_worker(void *baton)
+{
+    mcp_park_t *park = baton;
+    lot_t *lot = park->lot;
+    request_rec *r = park->r;
+
+    take_over(lot->c, r);
+    lot->c->cs->state = CONN_STATE_HANDLER;
+    request_ran(lot, r, park->work(park, park->work_baton));
+}
+
+void mcp_park_work(mcp_park_t *park, mcp_park_work_fn *fn, void *baton)
+{
+    park->work = fn;
+    park->work_baton = baton;
+    if (park->is_async) {
+        leave_parked_list(park);
+        ap_mpm_register_timed_callback(0, run_on_worker, park);
+    }
+    else {
+        mcp_loop_stop(park->loop);
+    }
+}
+
+int mcp_park_run_fixups(mcp_park_t *park, void *baton)
+{
+    int status = ap_run_fixups(park->r);
+
+    return status == OK || status == DECLINED ? ap_invoke_handler(park->r) : status;
+}
+
+int mcp_park_run_handler(mcp_park_t *park, void *baton)
+{
+    int status = ap_run_handler(park->r);
+
+    return status == DECLINED ? HTTP_INTERNAL_SERVER_ERROR : status;
+}
+
+/* ---- the connection between two requests ---- */
+
+/*
+ * Cleared now, destroyed some seconds later: the worker that ran the suspend_connection hook still
+ * writes two members of the connection after it.
+ */
+static void retire(park_thread_t *home, apr_pool_t *pool)
+{
+    retired_t *old = malloc(sizeof(*old));
+
+    if (!old) {
+        return;
+    }
+    old->pool = pool;
+    old->when = mcp_loop_now(home->loop) + RETIRED_FOR;
+    old->next = NULL;
+    *home->retired_tail = old;
+    home->retired_tail = &old->next;
+    if (!home->retire_timer.slot) {
+        mcp_timer_start(home->loop, &home->retire_timer, old->when);
+    }
+}
+
+static void destroy_retired(mcp_timer_t *timer)
+{
+    park_thread_t *home = timer->baton;
+    apr_time_t now = mcp_loop_now(home->loop);
+
+    while (home->retired && home->retired->when <= now) {
+        retired_t *old = home->retired;
+
+        home->retired = old->next;
+        if (!home->retired) {
+            home->retired_tail = &home->retired;
+        }
+        apr_pool_destroy(old->pool);
+        free(old);
+    }
+    if (home->retired) {
+        mcp_timer_start(home->loop, timer, now + RETIRE_ROUND);
+    }
+}
+
+static void leave_idle_list(lot_t *lot)
+{
+    if (lot->prev) {
+        *lot->prev = lot->next;
+        if (lot->next) {
+            lot->next->prev = lot->prev;
+        }
+        lot->prev = NULL;
+    }
+}
+
+static void stop_waiting(lot_t *lot)
+{
+    mcp_watch_stop(lot->home->loop, &lot->watch);
+    mcp_timer_stop(lot->home->loop, &lot->timer);
+    leave_idle_list(lot);
+}
+
+/* On the loop. The lot is gone afterwards: it lives in the pool. */
+static void dispose(lot_t *lot)
+{
+    park_thread_t *home = lot->home;
+    conn_rec *c = lot->c;
+    apr_pool_t *pool = c->pool;
+
+    stop_waiting(lot);
+    /* The MPM counted it as suspended, and counts it off by this state. */
+    c->cs->state = CONN_STATE_SUSPENDED;
+    apr_pool_clear(pool);
+    retire(home, pool);
+}
+
+static void dispose_posted(void *baton)
+{
+    dispose(baton);
+}
+
+static void connection_readable(void *baton)
+{
+    lot_t *lot = baton;
+    conn_rec *c = lot->c;
+
+    take_over(c, NULL);
+    if (lot->phase == LOT_IDLE) {
+        c->cs->state = CONN_STATE_PROCESSING;
+        ap_run_process_connection(c);
+    }
+    next_of_connection(lot);
+}
+
+static void drain_lingering(lot_t *lot)
+{
+    char buf[4096];
+    ssize_t n;
+
+    do {
+        n = recv(lot->fd, buf, sizeof(buf), MSG_DONTWAIT);
+    } while (n > 0);
+    if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+        dispose(lot);
+    }
+}
+
+static void lot_event(mcp_watch_t *watch, unsigned events)
+{
+    lot_t *lot = watch->baton;
+
+    if (lot->phase == LOT_LINGERS) {
+        drain_lingering(lot);
+        return;
+    }
+    stop_waiting(lot);
+    if (lot->phase == LOT_IDLE && env.draining && !(events & EPOLLIN)) {
+        dispose(lot);
+        return;
+    }
+    ap_mpm_register_timed_callback(0, connection_readable, lot);
+}
+
+static void start_linger(void *baton);
+
+/* On a worker: what is left of a connection's close that may write. */
+static void close_on_worker(void *baton)
+{
+    lot_t *lot = baton;
+    conn_rec *c = lot->c;
+
+    take_over(c, NULL);
+    c->cs->state = CONN_STATE_SUSPENDED;
+    if (c->aborted || ap_start_lingering_close(c)) {
+        lot->post.fn = dispose_posted;
+    }
+    else {
+        lot->post.fn = start_linger;
+    }
+    lot->post.baton = lot;
+    mcp_loop_post(lot->home->loop, &lot->post);
+}
+
+static void lot_timeout(mcp_timer_t *timer)
+{
+    lot_t *lot = timer->baton;
+
+    if (lot->phase == LOT_LINGERS) {
+        dispose(lot);
+        return;
+    }
+    stop_waiting(lot);
+    if (lot->phase == LOT_WRITES) {
+        lot->c->aborted = 1;
+    }
+    ap_mpm_register_timed_callback(0, close_on_worker, lot);
+}
+
+static void start_waiting(void *baton)
+{
+    lot_t *lot = baton;
+    mcp_loop_t *loop = lot->home->loop;
+    unsigned events = lot->phase == LOT_WRITES ? EPOLLOUT : EPOLLIN | EPOLLRDHUP;
+
+    lot->watch.fn = lot_event;
+    lot->watch.baton = lot;
+    lot->timer.fn = lot_timeout;
+    lot->timer.baton = lot;
+    if (mcp_watch_start(loop, &lot->watch, lot->fd, events) != APR_SUCCESS) {
+        dispose(lot);
+        return;
+    }
+    mcp_timer_start(loop, &lot->timer, lot->until);
+    if (lot->phase == LOT_IDLE) {
+        lot->next = lot->home->idle;
+        if (lot->next) {
+            lot->next->prev = &lot->next;
+        }
+        lot->home->idle = lot;
+        lot->prev = &lot->home->idle;
+        if (env.draining) {
+            lot_timeout(&lot->timer);
+        }
+    }
+}
+
+static void start_linger(void *baton)
+{
+    start_waiting(baton);
+}
+
+static void wait_on_loop(lot_t *lot, int phase, apr_interval_time_t timeout)
+{
+    lot->phase = phase;
+    lot->until = mcp_clock_now() + timeout;
+    lot->post.fn = start_waiting;
+    lot->post.baton = lot;
+    mcp_loop_post(lot->home->loop, &lot->post);
+}
+
+static void close_connection(lot_t *lot)
+{
+    lot->phase = LOT_LINGERS;
+    lot->until = mcp_clock_now() + LINGER_TIMEOUT;
+    close_on_worker(lot);
+}
+
+/* On a worker that has the connection: what the MPM would do with c->cs->state. */
+static void next_of_connection(lot_t *lot)
+{
+    conn_rec *c = lot->c;
+    server_rec *s = c->base_server;
+
+    while (c->cs->state == CONN_STATE_WRITE_COMPLETION || c->cs->state == CONN_STATE_KEEPALIVE) {
+        if (c->aborted || mcp_park_write_kept(c) != APR_SUCCESS) {
+            break;
+        }
+        if (c->data_in_output_filters) {
+            c->cs->state = CONN_STATE_WRITE_COMPLETION;
+            wait_on_loop(lot, LOT_WRITES, s->timeout);
+            return;
+        }
+        if (c->keepalive != AP_CONN_KEEPALIVE) {
+            break;
+        }
+        if (!c->data_in_input_filters) {
+            wait_on_loop(lot, LOT_IDLE, s->keep_alive_timeout);
+            return;
+        }
+        c->cs->state = CONN_STATE_PROCESSING;
+        ap_run_process_connection(c);
+    }
+    if (c->cs->state == CONN_STATE_SUSPENDED) {
+        ap_run_suspend_connection(c, NULL);
+        return;
+    }
+    close_connection(lot);
+}
+
+/* ---- the child ---- */
+
+static void *run_thread(void *baton)
+{
+    park_thread_t *t = baton;
+
+    mcp_loop_run(t->loop);
+    return NULL;
+}
+
+static apr_status_t stop_threads(void *unused)
+{
+    int i;
+
+    for (i = 0; i < env.count; i++) {
+        mcp_loop_stop(env.threads[i].loop);
+        pthread_join(env.threads[i].thread, NULL);
+    }
+    /* The loops stay: connections that this child leaves behind still point to them. */
+    env.count = 0;
+    return APR_SUCCESS;
+}
+
+static void start_thread(server_rec *s)
+{
+    park_thread_t *t = &env.threads[env.count];
+    sigset_t all, before;
+    int rv;
+
+    t->loop = mcp_loop_create();
+    if (!t->loop) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, errno, s, MCP_LOGNO(1001)
+                     "no event loop could be created: streams will hold threads");
+        return;
+    }
+    t->retired_tail = &t->retired;
+    t->retire_timer.fn = destroy_retired;
+    t->retire_timer.baton = t;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rv = pthread_create(&t->thread, NULL, run_thread, t);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rv) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, rv, s, MCP_LOGNO(1002)
+                     "no thread for the event loop could be started: streams will hold threads");
+        mcp_loop_destroy(t->loop);
+        return;
+    }
+    env.count++;
+}
+
+static void on_child_init(apr_pool_t *p, server_rec *s)
+{
+    int is_async = 0;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int i, wanted = env.wanted < cores ? env.wanted : (int)cores;
+
+    env.draining = 0;
+    if (ap_mpm_query(AP_MPMQ_IS_ASYNC, &is_async) != APR_SUCCESS || !is_async || !env.allowed) {
+        return;
+    }
+    for (i = 0; i < wanted || i == 0; i++) {
+        start_thread(s);
+    }
+    apr_pool_pre_cleanup_register(p, NULL, stop_threads);
+}
+
+/* On a loop: idle connections go at once when the child does; streams are told. */
+static void drain(void *baton)
+{
+    park_thread_t *t = baton;
+    mcp_park_t *park, *next;
+
+    while (t->idle) {
+        lot_timeout(&t->idle->timer);
+    }
+    for (park = t->parked; park; park = next) {
+        next = park->next;
+        call(park, &park->drain);
+    }
+}
+
+static void on_child_stopping(apr_pool_t *p, int graceful)
+{
+    int i;
+
+    env.draining = 1;
+    for (i = 0; i < env.count; i++) {
+        env.threads[i].drain_post.fn = drain;
+        env.threads[i].drain_post.baton = &env.threads[i];
+        mcp_loop_post(env.threads[i].loop, &env.threads[i].drain_post);
+    }
+}
+
+int mcp_park_is_draining(void)
+{
+    return env.draining;
+}
+
+void mcp_park_allow(int allowed)
+{
+    env.allowed = allowed;
+}
+
+void mcp_park_register_hooks(module *m, int loops)
+{
+    env.owner = m;
+    env.wanted = loops < MAX_LOOPS ? loops : MAX_LOOPS;
+    ap_hook_child_init(on_child_init, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_suspend_connection(on_suspend, NULL, NULL, APR_HOOK_LAST);
+    ap_hook_child_stopping(on_child_stopping, NULL, NULL, APR_HOOK_MIDDLE);
+}

@@ -1,0 +1,537 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The reader is strict because a gateway that decides on a message must read it as every backend
+ * behind it does: what two readers could take differently is refused or at least noticed.
+ * Containers are walked with a small array of open ones, never by recursion, so that nesting costs
+ * no stack. The names of open objects are kept on one array; an object looks for doubles when it
+ * closes. Plain text costs no allocation. No locks: a mcp_json_t belongs to one thread.
+ */
+#include "mcp_json.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Up to here pairs are compared; above, names are sorted, so that no object costs n * n. */
+#define FEW_NAMES 16
+
+#define EVERY_BYTE(b) (UINT64_C(0x0101010101010101) * (b))
+
+static apr_status_t fail(mcp_json_t *json, const char *error)
+{
+    if (!json->error) {
+        json->error = error;
+    }
+    return APR_EGENERAL;
+}
+
+void mcp_json_init(mcp_json_t *json, const char *buf, apr_size_t len, apr_pool_t *p)
+{
+    json->at = buf;
+    json->end = buf + len;
+    json->error = NULL;
+    json->duplicates = 0;
+    json->depth = 0;
+    json->pool = p;
+    json->scratch = NULL;
+    json->names = json->first_names;
+    json->used = 0;
+    json->size = MCP_JSON_NAMES;
+}
+
+void mcp_json_done(mcp_json_t *json)
+{
+    if (json->scratch) {
+        apr_pool_destroy(json->scratch);
+        json->scratch = NULL;
+    }
+}
+
+static apr_pool_t *scratch_pool(mcp_json_t *json)
+{
+    if (!json->scratch) {
+        apr_pool_create(&json->scratch, json->pool);
+        apr_pool_tag(json->scratch, "mcp_json");
+    }
+    return json->scratch;
+}
+
+int mcp_json_peek(mcp_json_t *json)
+{
+    const char *at = json->at;
+
+    while (at < json->end && (*at == ' ' || *at == '\n' || *at == '\r' || *at == '\t')) {
+        at++;
+    }
+    json->at = at;
+    return at < json->end ? (unsigned char)*at : -1;
+}
+
+apr_size_t mcp_json_utf8(const char *at, const char *end)
+{
+    const unsigned char *s = (const unsigned char *)at;
+    apr_size_t left = (apr_size_t)(end - at), len, i;
+    unsigned char low = 0x80, high = 0xbf; /* of the second byte */
+
+    if (!left || (s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4) {
+        return 0;
+    }
+    if (s[0] < 0x80) {
+        return 1;
+    }
+    len = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    if (left < len) {
+        return 0;
+    }
+    /* No form that is longer than needed, no surrogate, nothing above U+10FFFF. */
+    switch (s[0]) {
+    case 0xe0: low = 0xa0; break;
+    case 0xed: high = 0x9f; break;
+    case 0xf0: low = 0x90; break;
+    case 0xf4: high = 0x8f; break;
+    }
+    if (s[1] < low || s[1] > high) {
+        return 0;
+    }
+    for (i = 2; i < len; i++) {
+        if ((s[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+    }
+    return len;
+}
+
+/* Skip bytes that need no look: printable ASCII but quote and backslash, eight at a time. */
+static const char *skip_plain(const char *at, const char *end)
+{
+    while (end - at >= 8) {
+        uint64_t x, quote, backslash;
+
+        memcpy(&x, at, 8);
+        quote = x ^ EVERY_BYTE('"');
+        backslash = x ^ EVERY_BYTE('\\');
+        /* A top bit shows: not ASCII, a borrow from below 0x20, or a borrow from an equal byte. */
+        if ((x | (x - EVERY_BYTE(0x20)) | (quote - EVERY_BYTE(1)) | (backslash - EVERY_BYTE(1)))
+            & EVERY_BYTE(0x80)) {
+            break;
+        }
+        at += 8;
+    }
+    while (at < end && (unsigned char)*at >= 0x20 && (unsigned char)*at < 0x80 && *at != '"'
+           && *at != '\\') {
+        at++;
+    }
+    return at;
+}
+
+/* The value of four hexadecimal digits, or -1. */
+static int32_t hex4(const char *at, const char *end)
+{
+    int32_t value = 0;
+    int i;
+
+    if (end - at < 4) {
+        return -1;
+    }
+    for (i = 0; i < 4; i++) {
+        unsigned char c = (unsigned char)at[i];
+
+        if (c >= '0' && c <= '9') {
+            value = value * 16 + (c - '0');
+        }
+        else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f') {
+            value = value * 16 + ((c | 0x20) - 'a' + 10);
+        }
+        else {
+            return -1;
+        }
+    }
+    return value;
+}
+
+static int is_high_surrogate(int32_t unit)
+{
+    return unit >= 0xd800 && unit <= 0xdbff;
+}
+
+static int is_low_surrogate(int32_t unit)
+{
+    return unit >= 0xdc00 && unit <= 0xdfff;
+}
+
+/* The character of the \u escape at *at, both halves of a pair at once; -1: no such escape. */
+static int32_t read_unicode(const char **at, const char *end)
+{
+    int32_t unit, low;
+
+    unit = hex4(*at + 2, end);
+    if (unit < 0) {
+        return -1;
+    }
+    *at += 6;
+    if (is_high_surrogate(unit) && end - *at >= 6 && (*at)[0] == '\\' && (*at)[1] == 'u') {
+        low = hex4(*at + 2, end);
+        if (is_low_surrogate(low)) {
+            *at += 6;
+            return 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
+        }
+    }
+    return unit;
+}
+
+/* Check the escape at json->at and step over it. */
+static apr_status_t skip_escape(mcp_json_t *json, mcp_json_string_t *string)
+{
+    int32_t c;
+
+    string->has_escape = 1;
+    if (json->end - json->at < 2) {
+        return fail(json, "the text ends within a string");
+    }
+    if (json->at[1] == 'u') {
+        c = read_unicode(&json->at, json->end);
+        if (c < 0) {
+            return fail(json, "an unknown escape in a string");
+        }
+        string->has_nul |= c == 0;
+        string->has_lone_surrogate |= is_high_surrogate(c) || is_low_surrogate(c);
+        return APR_SUCCESS;
+    }
+    if (!json->at[1] || !strchr("\"\\/bfnrt", json->at[1])) {
+        return fail(json, "an unknown escape in a string");
+    }
+    json->at += 2;
+    return APR_SUCCESS;
+}
+
+static apr_status_t read_string(mcp_json_t *json, mcp_json_string_t *string)
+{
+    const char *start = ++json->at;
+    apr_size_t len;
+
+    string->has_escape = string->has_nul = string->has_lone_surrogate = 0;
+    for (;;) {
+        json->at = skip_plain(json->at, json->end);
+        if (json->at >= json->end) {
+            return fail(json, "the text ends within a string");
+        }
+        if (*json->at == '"') {
+            string->raw.p = start;
+            string->raw.len = (apr_size_t)(json->at++ - start);
+            return APR_SUCCESS;
+        }
+        if (*json->at == '\\') {
+            if (skip_escape(json, string) != APR_SUCCESS) {
+                return APR_EGENERAL;
+            }
+            continue;
+        }
+        if ((unsigned char)*json->at < 0x20) {
+            return fail(json, "a control character in a string");
+        }
+        while (json->at < json->end && (unsigned char)*json->at >= 0x80) {
+            len = mcp_json_utf8(json->at, json->end);
+            if (!len) {
+                return fail(json, "a string that is not UTF-8");
+            }
+            json->at += len;
+        }
+    }
+}
+
+apr_status_t mcp_json_string(mcp_json_t *json, mcp_json_string_t *string)
+{
+    if (mcp_json_peek(json) != '"') {
+        return fail(json, "a string is missing");
+    }
+    return read_string(json, string);
+}
+
+static char *put_utf8(char *out, int32_t c)
+{
+    if (is_high_surrogate(c) || is_low_surrogate(c)) {
+        c = 0xfffd;
+    }
+    if (c < 0x80) {
+        *out++ = (char)c;
+        return out;
+    }
+    if (c < 0x800) {
+        *out++ = (char)(0xc0 | c >> 6);
+    }
+    else {
+        if (c < 0x10000) {
+            *out++ = (char)(0xe0 | c >> 12);
+        }
+        else {
+            *out++ = (char)(0xf0 | c >> 18);
+            *out++ = (char)(0x80 | (c >> 12 & 0x3f));
+        }
+        *out++ = (char)(0x80 | (c >> 6 & 0x3f));
+    }
+    *out++ = (char)(0x80 | (c & 0x3f));
+    return out;
+}
+
+/* The short escapes; the text has been checked. */
+static char short_escape(char letter)
+{
+    switch (letter) {
+    case 'b': return '\b';
+    case 'f': return '\f';
+    case 'n': return '\n';
+    case 'r': return '\r';
+    case 't': return '\t';
+    default: return letter;
+    }
+}
+
+const char *mcp_json_decode(const mcp_json_string_t *string, apr_pool_t *p, apr_size_t *len)
+{
+    const char *at = string->raw.p, *end = at + string->raw.len;
+    char *text = apr_palloc(p, string->raw.len + 1), *out = text;
+
+    /* No escape is shorter than what it stands for. */
+    while (at < end) {
+        const char *escape = memchr(at, '\\', (apr_size_t)(end - at));
+        apr_size_t plain = (apr_size_t)((escape ? escape : end) - at);
+
+        memcpy(out, at, plain);
+        out += plain;
+        at += plain;
+        if (escape && at[1] == 'u') {
+            out = put_utf8(out, read_unicode(&at, end));
+        }
+        else if (escape) {
+            *out++ = short_escape(at[1]);
+            at += 2;
+        }
+    }
+    *out = '\0';
+    if (len) {
+        *len = (apr_size_t)(out - text);
+    }
+    return text;
+}
+
+static const char *skip_digits(const char *at, const char *end)
+{
+    while (at < end && *at >= '0' && *at <= '9') {
+        at++;
+    }
+    return at;
+}
+
+static apr_status_t skip_number(mcp_json_t *json)
+{
+    const char *at = json->at, *end = json->end, *digits;
+
+    at += *at == '-';
+    digits = at;
+    at = skip_digits(at, end);
+    if (at == digits || (*digits == '0' && at - digits > 1)) {
+        return fail(json, "a number that is none");
+    }
+    if (at < end && *at == '.') {
+        digits = ++at;
+        at = skip_digits(at, end);
+        if (at == digits) {
+            return fail(json, "a number without digits behind its point");
+        }
+    }
+    if (at < end && (*at == 'e' || *at == 'E')) {
+        at++;
+        at += at < end && (*at == '+' || *at == '-');
+        digits = at;
+        at = skip_digits(at, end);
+        if (at == digits) {
+            return fail(json, "a number without an exponent behind its E");
+        }
+    }
+    json->at = at;
+    return APR_SUCCESS;
+}
+
+static apr_status_t skip_word(mcp_json_t *json, const char *word, apr_size_t len)
+{
+    if ((apr_size_t)(json->end - json->at) < len || memcmp(json->at, word, len)) {
+        return fail(json, "a word that is not true, false or null");
+    }
+    json->at += len;
+    return APR_SUCCESS;
+}
+
+static apr_status_t skip_scalar(mcp_json_t *json)
+{
+    mcp_json_string_t string;
+    int c = mcp_json_peek(json);
+
+    switch (c) {
+    case -1:
+        return fail(json, "the text ends where a value should be");
+    case '"':
+        return read_string(json, &string);
+    case 't':
+        return skip_word(json, "true", 4);
+    case 'f':
+        return skip_word(json, "false", 5);
+    case 'n':
+        return skip_word(json, "null", 4);
+    default:
+        if (c == '-' || (c >= '0' && c <= '9')) {
+            return skip_number(json);
+        }
+        return fail(json, "a byte that starts no value");
+    }
+}
+
+/* By length first: most names differ in it, and any order will do. */
+static int compare_names(const void *left, const void *right)
+{
+    const mcp_span_t *a = left, *b = right;
+
+    if (a->len != b->len) {
+        return a->len < b->len ? -1 : 1;
+    }
+    return memcmp(a->p, b->p, a->len);
+}
+
+static int has_double(mcp_span_t *names, unsigned count)
+{
+    unsigned i, j;
+
+    if (count > FEW_NAMES) {
+        qsort(names, count, sizeof(*names), compare_names);
+        for (i = 1; i < count; i++) {
+            if (!compare_names(&names[i - 1], &names[i])) {
+                return 1;
+            }
+        }
+        return 0;
+    }
+    for (i = 1; i < count; i++) {
+        for (j = 0; j < i; j++) {
+            if (names[i].len == names[j].len
+                && !memcmp(names[i].p, names[j].p, names[i].len)) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+static void keep_name(mcp_json_t *json, const mcp_span_t *name)
+{
+    if (json->used == json->size) {
+        mcp_span_t *larger = apr_palloc(scratch_pool(json), 2 * sizeof(*larger) * json->size);
+
+        memcpy(larger, json->names, sizeof(*larger) * json->used);
+        json->names = larger;
+        json->size *= 2;
+    }
+    json->names[json->used++] = *name;
+}
+
+static apr_status_t close_nest(mcp_json_t *json, mcp_json_nest_t *nest)
+{
+    json->at++;
+    json->depth--;
+    if (nest->is_object) {
+        if (!json->duplicates) {
+            json->duplicates = has_double(json->names + nest->names, json->used - nest->names);
+        }
+        json->used = nest->names;
+    }
+    return APR_EOF;
+}
+
+static apr_status_t read_name(mcp_json_t *json, mcp_span_t *name)
+{
+    mcp_json_string_t string;
+
+    if (mcp_json_peek(json) != '"') {
+        return fail(json, "a member without a name");
+    }
+    if (read_string(json, &string) != APR_SUCCESS) {
+        return APR_EGENERAL;
+    }
+    *name = string.raw;
+    if (string.has_escape) {
+        name->p = mcp_json_decode(&string, scratch_pool(json), &name->len);
+    }
+    if (!json->duplicates) {
+        keep_name(json, name);
+    }
+    if (mcp_json_peek(json) != ':') {
+        return fail(json, "a name without a colon behind it");
+    }
+    json->at++;
+    return APR_SUCCESS;
+}
+
+apr_status_t mcp_json_open(mcp_json_t *json, mcp_json_nest_t *nest)
+{
+    int c = mcp_json_peek(json);
+
+    if (c != '{' && c != '[') {
+        return fail(json, "an object or an array is missing");
+    }
+    if (json->depth == MCP_JSON_MAX_DEPTH) {
+        return fail(json, "nested too deeply");
+    }
+    json->depth++;
+    json->at++;
+    nest->is_object = c == '{';
+    nest->has_started = 0;
+    nest->names = json->used;
+    return APR_SUCCESS;
+}
+
+apr_status_t mcp_json_next(mcp_json_t *json, mcp_json_nest_t *nest, mcp_span_t *name)
+{
+    int c = mcp_json_peek(json);
+
+    if (c == (nest->is_object ? '}' : ']')) {
+        return close_nest(json, nest);
+    }
+    if (nest->has_started) {
+        if (c != ',') {
+            return fail(json, c < 0 ? "the text ends within an object or an array"
+                                    : "a comma is missing");
+        }
+        json->at++;
+    }
+    nest->has_started = 1;
+    return nest->is_object ? read_name(json, name) : APR_SUCCESS;
+}
+
+apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
+{
+    mcp_json_nest_t open[MCP_JSON_MAX_DEPTH];
+    mcp_span_t name;
+    unsigned count = 0;
+    apr_status_t rv;
+    int c = mcp_json_peek(json);
+
+    raw->p = json->at;
+    do {
+        rv = c == '{' || c == '[' ? mcp_json_open(json, &open[count++]) : skip_scalar(json);
+        if (rv != APR_SUCCESS) {
+            return rv;
+        }
+        while (count && (rv = mcp_json_next(json, &open[count - 1], &name)) == APR_EOF) {
+            count--;
+        }
+        if (rv == APR_EGENERAL) {
+            return rv;
+        }
+        c = count ? mcp_json_peek(json) : -1;
+    } while (count);
+    raw->len = (apr_size_t)(json->at - raw->p);
+    return APR_SUCCESS;
+}
+
+apr_status_t mcp_json_end(mcp_json_t *json)
+{
+    return mcp_json_peek(json) < 0 ? APR_SUCCESS : fail(json, "bytes behind the value");
+}

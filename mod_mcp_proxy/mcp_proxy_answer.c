@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The backend's response becomes the client's: head, bytes, end. The bytes of a body are the
+ * backend's bytes; the one exception is the data of the endpoint event that HTTP+SSE opens with.
+ */
+#include "mcp_proxy_exchange.h"
+
+#include <apr_lib.h>
+#include <apr_strings.h>
+#include <http_core.h>
+#include <http_protocol.h>
+#include <util_filter.h>
+
+#include "mcp_clock.h"
+#include "mcp_httpd_request.h"
+
+#define HELD_MOST 8192
+#define HOLD_HEAD apr_time_from_msec(200)
+#define STREAM_TYPE "text/event-stream"
+
+static int is_event_stream(const char *type)
+{
+    apr_size_t len = strlen(STREAM_TYPE);
+
+    return type && strncasecmp(type, STREAM_TYPE, len) == 0
+        && (!type[len] || type[len] == ';' || apr_isspace(type[len]));
+}
+
+static void add_field(mcp_exchange_t *x, const char *name, const char *value)
+{
+    request_rec *r = x->r;
+    proxy_dir_conf *dconf = ap_get_module_config(r->per_dir_config, &proxy_module);
+
+    if (strcasecmp(name, "Content-Type") == 0) {
+        ap_set_content_type(r, apr_pstrdup(r->pool, value));
+    }
+    else if (strcasecmp(name, "Location") == 0 || strcasecmp(name, "Content-Location") == 0
+             || strcasecmp(name, "URI") == 0 || strcasecmp(name, "Destination") == 0) {
+        apr_table_addn(r->headers_out, name, ap_proxy_location_reverse_map(r, dconf, value));
+    }
+    else if (strcasecmp(name, "Set-Cookie") == 0) {
+        apr_table_addn(r->headers_out, name, ap_proxy_cookie_reverse_map(r, dconf, value));
+    }
+    else {
+        apr_table_addn(r->headers_out, name, value);
+    }
+}
+
+/* Connection names the fields that go no further (RFC 9110, section 7.6.1). */
+static void drop_named(request_rec *r, const char *list)
+{
+    const char *name;
+
+    while (list && *(name = ap_get_token(r->pool, &list, 0))) {
+        apr_table_unset(r->headers_out, name);
+        list += *list == ',';
+    }
+}
+
+static void copy_fields(mcp_exchange_t *x)
+{
+    static const char *const hop_by_hop[] = {
+        "Connection", "Keep-Alive", "Transfer-Encoding", "Trailer", "Upgrade", "Proxy-Connection", "TE", NULL
+    };
+    request_rec *r = x->r;
+    int i;
+
+    r->headers_out = apr_table_make(r->pool, x->head.fields->nelts + 4);
+    for (i = 0; i < x->head.fields->nelts; i++) {
+        const mcp_http_field_t *f = &APR_ARRAY_IDX(x->head.fields, i, mcp_http_field_t);
+
+        add_field(x, f->name, f->value);
+    }
+    drop_named(r, apr_table_getm(r->pool, r->headers_out, "Connection"));
+    for (i = 0; hop_by_hop[i]; i++) {
+        apr_table_unset(r->headers_out, hop_by_hop[i]);
+    }
+    if (x->body.kind == MCP_HTTP_BODY_LENGTH) {
+        apr_table_setn(r->headers_out, "Content-Length",
+                       apr_psprintf(r->pool, "%" APR_UINT64_T_FMT, x->body.left));
+    }
+}
+
+/* The session belongs to its backend: it issues it, and says when it is gone. */
+static void follow_session(mcp_exchange_t *x)
+{
+    const char *issued = mcp_http_field(&x->head, "Mcp-Session-Id");
+    int status = x->head.status;
+    int is_good = status >= 200 && status < 300;
+
+    if (x->q->session) {
+        if (status == HTTP_NOT_FOUND || (is_good && x->r->method_number == M_DELETE)) {
+            mcp_proxy_forget(x->q);
+        }
+        return;
+    }
+    if (issued && *issued && is_good && !mcp_request_is_stateless(x->r)) {
+        mcp_proxy_learn(x->r, x->q, issued, x->target.worker);
+    }
+}
+
+static void become_stream(mcp_exchange_t *x)
+{
+    request_rec *r = x->r;
+    const mcp_request_t *request = mcp_request_get(r);
+
+    x->is_stream = 1;
+    x->is_standing = r->method_number == M_GET
+        || (request->rpc && request->rpc->method
+            && strcmp(request->rpc->method, "subscriptions/listen") == 0);
+    x->counted = 1;
+    mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, 1);
+    mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS_TOTAL, 1);
+    /* A filter that compresses would hold events back. */
+    apr_table_setn(r->subprocess_env, "no-gzip", "1");
+    apr_table_setn(r->subprocess_env, "no-brotli", "1");
+    if (r->method_number == M_GET && x->head.status == HTTP_OK && !x->q->session
+        && !apr_table_get(r->headers_out, "Content-Encoding")) {
+        x->holds_first = 1;
+        x->hold_until = mcp_clock_now() + HOLD_HEAD;
+    }
+}
+
+void mcp_answer_head(mcp_exchange_t *x)
+{
+    request_rec *r = x->r;
+
+    r->status = x->head.status;
+    r->status_line = apr_psprintf(r->pool, "%d %s", x->head.status, x->head.reason);
+    follow_session(x);
+    copy_fields(x);
+    x->last_in = x->last_out = mcp_clock_now();
+    if (is_event_stream(r->content_type)) {
+        become_stream(x);
+    }
+    x->state = MCP_X_BODY;
+}
+
+/* ---- the endpoint event ---- */
+
+/* Cut off what two paths have in common at their end, whole segments only. */
+static void common_tail(const char *front, const char *back, apr_size_t *front_len,
+                        apr_size_t *back_len)
+{
+    apr_size_t f = strlen(front), b = strlen(back), i = f, j = b;
+
+    *front_len = f;
+    *back_len = b;
+    while (i > 0 && j > 0 && front[i - 1] == back[j - 1]) {
+        i--;
+        j--;
+        if (front[i] == '/') {
+            *front_len = i;
+            *back_len = j;
+        }
+    }
+}
+
+/*
+ * A path of the backend's as the client must ask for it: as ProxyPassReverse says, else by what the
+ * paths of this very request have before their common end.
+ */
+static const char *map_path(mcp_exchange_t *x, const char *path)
+{
+    request_rec *r = x->r;
+    proxy_dir_conf *dconf = ap_get_module_config(r->per_dir_config, &proxy_module);
+    apr_uri_t back;
+    const char *whole, *mapped;
+    apr_size_t front_len, back_len;
+
+    if (apr_uri_parse(r->pool, x->url, &back) != APR_SUCCESS || !back.hostinfo || !back.path) {
+        return path;
+    }
+    whole = apr_pstrcat(r->pool, back.scheme, "://", back.hostinfo, path, NULL);
+    mapped = ap_proxy_location_reverse_map(r, dconf, whole);
+    if (strcmp(mapped, whole) != 0) {
+        const char *host = strstr(mapped, "://");
+        const char *slash = host ? strchr(host + 3, '/') : mapped;
+
+        return slash ? slash : path;
+    }
+    common_tail(r->uri, back.path, &front_len, &back_len);
+    if (!r->uri[front_len] || strncmp(path, back.path, back_len) != 0
+        || (path[back_len] != '/' && back_len)) {
+        return path;
+    }
+    return apr_pstrcat(r->pool, apr_pstrmemdup(r->pool, r->uri, front_len), path + back_len, NULL);
+}
+
+/* The host of an absolute URL is the one that was asked: the member's, or the Host it was sent. */
+static int is_own_host(mcp_exchange_t *x, const apr_uri_t *uri)
+{
+    apr_uri_t back;
+    const char *sent = apr_table_get(x->r->headers_in, "Host");
+    apr_port_t port = uri->port ? uri->port : apr_uri_port_of_scheme(uri->scheme);
+
+    if (apr_uri_parse(x->r->pool, x->url, &back) == APR_SUCCESS && back.hostname
+        && strcasecmp(back.hostname, uri->hostname) == 0
+        && port == (back.port ? back.port : apr_uri_port_of_scheme(back.scheme))) {
+        return 1;
+    }
+    return sent && uri->hostinfo && strcasecmp(sent, uri->hostinfo) == 0;
+}
+
+static void learn_endpoint(mcp_exchange_t *x, const char *path, const char *query)
+{
+    int is_guess = 0;
+    const char *id = mcp_proxy_endpoint_id(x->r->pool, path, query, &is_guess);
+
+    /* A segment that looks like a word is a path and no id: everybody has the same one. */
+    if (!id || (is_guess && (strlen(id) < 8 || !strpbrk(id, "0123456789")))) {
+        return;
+    }
+    mcp_proxy_learn(x->r, x->q, id, x->target.worker);
+    x->learnt_endpoint = 1;
+}
+
+/* The endpoint as the client is to see it; NULL: it names a foreign host. */
+static const char *map_endpoint(mcp_exchange_t *x, const char *url)
+{
+    request_rec *r = x->r;
+    apr_uri_t uri;
+    const char *path, *mapped;
+
+    if (apr_uri_parse(r->pool, url, &uri) != APR_SUCCESS || (url[0] == '/' && url[1] == '/')) {
+        return NULL;
+    }
+    path = uri.path ? uri.path : "";
+    if (uri.hostname) {
+        if (!uri.scheme || !is_own_host(x, &uri)) {
+            return NULL;
+        }
+    }
+    else if (uri.scheme) {
+        return NULL;
+    }
+    learn_endpoint(x, path, uri.query);
+    if (!uri.hostname && *path != '/') {
+        return url; /* relative to the stream's own URL */
+    }
+    mapped = map_path(x, *path ? path : "/");
+    if (uri.hostname) {
+        mapped = ap_construct_url(r->pool, mapped, r);
+    }
+    return uri.query ? apr_pstrcat(r->pool, mapped, "?", uri.query, NULL) : mapped;
+}
+
+static void put(mcp_exchange_t *x, const char *buf, apr_size_t len, int lasts)
+{
+    apr_bucket_alloc_t *list = x->r->connection->bucket_alloc;
+
+    if (len) {
+        APR_BRIGADE_INSERT_TAIL(x->bb, lasts ? apr_bucket_pool_create(buf, len, x->r->pool, list)
+                                             : apr_bucket_transient_create(buf, len, list));
+        mcp_sse_feed(&x->sse, buf, len);
+    }
+}
+
+static apr_status_t put_endpoint(mcp_exchange_t *x, mcp_span_t data)
+{
+    const char *url = apr_pstrmemdup(x->r->pool, data.p, data.len);
+    const char *mapped = map_endpoint(x, url);
+    const char *end = data.p + data.len;
+
+    if (!mapped) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, x->r, MCP_LOGNO(2050)
+                      "the endpoint event of %s names a foreign host: %s",
+                      x->target.worker->s->name_ex, ap_escape_logitem(x->r->pool, url));
+        if (x->head_sent) {
+            x->broken = 1;
+        }
+        else {
+            x->failed = HTTP_BAD_GATEWAY;
+        }
+        return APR_EGENERAL;
+    }
+    put(x, x->held, (apr_size_t)(data.p - x->held), 1);
+    put(x, mapped, strlen(mapped), 1);
+    put(x, end, (apr_size_t)(x->held + x->held_len - end), 1);
+    return APR_SUCCESS;
+}
+
+static void hold(mcp_exchange_t *x, const char *buf, apr_size_t len)
+{
+    if (x->held_len + len > x->held_room) {
+        char *grown;
+
+        x->held_room = x->held_len + len + 512;
+        grown = apr_palloc(x->r->pool, x->held_room);
+        if (x->held_len) {
+            memcpy(grown, x->held, x->held_len);
+        }
+        x->held = grown;
+    }
+    memcpy(x->held + x->held_len, buf, len);
+    x->held_len += len;
+}
+
+static apr_status_t release_held(mcp_exchange_t *x)
+{
+    x->holds_first = 0;
+    put(x, x->held, x->held_len, 1);
+    return APR_SUCCESS;
+}
+
+static apr_status_t answer_first(mcp_exchange_t *x, const char *buf, apr_size_t len)
+{
+    mcp_span_t data;
+
+    hold(x, buf, len);
+    switch (mcp_sse_first(x->held, x->held_len, &data)) {
+    case MCP_SSE_MORE:
+        return x->held_len < HELD_MOST ? APR_SUCCESS : release_held(x);
+    case MCP_SSE_OTHER:
+        return release_held(x);
+    case MCP_SSE_ENDPOINT:
+        x->holds_first = 0;
+        return put_endpoint(x, data);
+    }
+    return APR_SUCCESS;
+}
+
+apr_status_t mcp_answer_data(mcp_exchange_t *x, const char *buf, apr_size_t len)
+{
+    if (x->holds_first) {
+        return answer_first(x, buf, len);
+    }
+    if (x->is_stream) {
+        put(x, buf, len, 0);
+    }
+    else {
+        APR_BRIGADE_INSERT_TAIL(x->bb, apr_bucket_transient_create(buf, len,
+                                                            x->r->connection->bucket_alloc));
+    }
+    return APR_SUCCESS;
+}
+
+void mcp_answer_end(mcp_exchange_t *x)
+{
+    apr_bucket_alloc_t *list = x->r->connection->bucket_alloc;
+
+    if (x->holds_first) {
+        release_held(x);
+    }
+    if (x->broken) {
+        /* Without this the chunk filter would end the body as if it were whole. */
+        APR_BRIGADE_INSERT_TAIL(x->bb, ap_bucket_error_create(HTTP_BAD_GATEWAY, NULL, x->r->pool,
+                                                              list));
+        x->r->connection->keepalive = AP_CONN_CLOSE;
+    }
+    APR_BRIGADE_INSERT_TAIL(x->bb, apr_bucket_eos_create(list));
+    ap_pass_brigade(x->r->output_filters, x->bb);
+    apr_brigade_cleanup(x->bb);
+    x->head_sent = 1;
+}

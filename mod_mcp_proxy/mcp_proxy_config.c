@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The directives of mod_mcp_proxy: those of the table, and the one that takes a list. */
+#include "mcp_proxy.h"
+
+#include <apr_strings.h>
+
+#include "mcp_httpd_conf.h"
+#include "mcp_value.h"
+
+#define DEFAULT_ENTRIES 65536
+#define MOST_ENTRIES (16 * 1024 * 1024)
+
+#define MCP_DIRECTIVE(id, kind, scope, name, value, min, max, accepted, help) \
+    { id, kind, scope, name, value, min, max, accepted },
+static const mcp_conf_directive_t table[] = {
+#include "mcp_proxy.def"
+};
+#undef MCP_DIRECTIVE
+
+typedef struct dir_conf_t {
+    mcp_conf_t *values;
+    apr_array_header_t *origins;
+    int has_origins;
+} dir_conf_t;
+
+/* Scope S: one set for each reading of the configuration. */
+static mcp_conf_t *server_values;
+
+void *mcp_proxy_create_dir_config(apr_pool_t *p, char *path)
+{
+    dir_conf_t *conf = apr_pcalloc(p, sizeof(*conf));
+
+    conf->values = mcp_conf_create(p, table, MCP_PROXY_DIRECTIVES);
+    return conf;
+}
+
+void *mcp_proxy_merge_dir_config(apr_pool_t *p, void *base_, void *add_)
+{
+    const dir_conf_t *base = base_, *add = add_;
+    dir_conf_t *conf = apr_pcalloc(p, sizeof(*conf));
+
+    conf->values = mcp_conf_merge(p, base->values, add->values);
+    conf->has_origins = add->has_origins || base->has_origins;
+    conf->origins = add->has_origins ? add->origins : base->origins;
+    return conf;
+}
+
+void mcp_proxy_config_reset(apr_pool_t *pconf)
+{
+    server_values = mcp_conf_create(pconf, table, MCP_PROXY_DIRECTIVES);
+}
+
+static const dir_conf_t *dir_conf(const ap_conf_vector_t *per_dir)
+{
+    return ap_get_module_config(per_dir, &mcp_proxy_module);
+}
+
+apr_int64_t mcp_proxy_conf(const ap_conf_vector_t *per_dir, mcp_proxy_directive_e id)
+{
+    return mcp_conf_number(dir_conf(per_dir)->values, id);
+}
+
+int mcp_proxy_conf_is_set(const ap_conf_vector_t *per_dir, mcp_proxy_directive_e id)
+{
+    const dir_conf_t *conf = dir_conf(per_dir);
+
+    return conf && mcp_conf_is_set(conf->values, id);
+}
+
+apr_int64_t mcp_proxy_server_conf(mcp_proxy_directive_e id)
+{
+    return mcp_conf_number(server_values, id);
+}
+
+const apr_array_header_t *mcp_proxy_origins(const ap_conf_vector_t *per_dir)
+{
+    return dir_conf(per_dir)->origins;
+}
+
+/* shm, shm:N */
+static apr_status_t read_store(const char *text, unsigned *entries)
+{
+    apr_int64_t n = DEFAULT_ENTRIES;
+
+    if (strncmp(text, "shm", 3) != 0 || (text[3] && text[3] != ':')) {
+        return APR_EINVAL;
+    }
+    if (text[3] && mcp_value_count(text + 4, &n) != APR_SUCCESS) {
+        return APR_EINVAL;
+    }
+    *entries = (unsigned)n;
+    return n >= 1 && n <= MOST_ENTRIES ? APR_SUCCESS : APR_ERANGE;
+}
+
+unsigned mcp_proxy_session_entries(void)
+{
+    unsigned entries = DEFAULT_ENTRIES;
+
+    read_store(mcp_conf_text(server_values, MCP_PROXY_SESSION_STORE), &entries);
+    return entries;
+}
+
+static const char *set_value(cmd_parms *cmd, void *dir, const char *value)
+{
+    const mcp_conf_directive_t *d = cmd->info;
+    dir_conf_t *conf = dir;
+    unsigned entries;
+
+    if (d->id == MCP_PROXY_SESSION_STORE && read_store(value, &entries) != APR_SUCCESS) {
+        return apr_psprintf(cmd->pool, "%s: '%s' is not accepted; it takes shm or shm:N, with N "
+                            "from 1 to %d entries", d->name, value, MOST_ENTRIES);
+    }
+    return d->scope == MCP_CONF_SERVER ? mcp_conf_set_once(cmd, server_values, d->id, value)
+                                       : mcp_conf_set(cmd->pool, conf->values, d->id, value);
+}
+
+/* scheme://host[:port], nothing behind it */
+static int is_origin(const char *text)
+{
+    const char *host = strstr(text, "://");
+
+    return host && host > text && host[3] && !strpbrk(host + 3, "/?#* ");
+}
+
+static const char *add_origin(cmd_parms *cmd, void *dir, const char *value)
+{
+    dir_conf_t *conf = dir;
+
+    if (strcasecmp(value, "same") == 0) {
+        if (conf->origins) {
+            return "MCPProxyAllowOrigin: 'same' stands alone";
+        }
+        conf->has_origins = 1;
+        return NULL;
+    }
+    if (strcmp(value, "*") != 0 && !is_origin(value)) {
+        return apr_psprintf(cmd->pool, "MCPProxyAllowOrigin: '%s' is not accepted; it takes "
+                            "origins as in https://app.example:8443, or *, or same", value);
+    }
+    if (conf->has_origins && !conf->origins) {
+        return "MCPProxyAllowOrigin: 'same' stands alone";
+    }
+    if (!conf->origins) {
+        conf->origins = apr_array_make(cmd->pool, 4, sizeof(const char *));
+        conf->has_origins = 1;
+    }
+    APR_ARRAY_PUSH(conf->origins, const char *) = apr_pstrdup(cmd->pool, value);
+    return NULL;
+}
+
+#define MCP_DIRECTIVE(id, kind, scope, name, value, min, max, accepted, help) \
+    AP_INIT_TAKE1(name, set_value, (void *)&table[id], RSRC_CONF | ACCESS_CONF, help),
+const command_rec mcp_proxy_commands[] = {
+#include "mcp_proxy.def"
+    AP_INIT_ITERATE("MCPProxyAllowOrigin", add_origin, NULL, RSRC_CONF | ACCESS_CONF,
+                    "origins that may ask: ORIGIN ..., *, or same"),
+    { NULL }
+};
+#undef MCP_DIRECTIVE

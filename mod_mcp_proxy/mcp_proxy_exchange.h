@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef MCP_PROXY_EXCHANGE_H
+#define MCP_PROXY_EXCHANGE_H
+
+#include "mcp_http.h"
+#include "mcp_httpd_park.h"
+#include "mcp_proxy.h"
+#include "mcp_proxy_backend.h"
+#include "mcp_sse.h"
+
+/*
+ * One request to a backend and its response. A state machine that never blocks (but for a TLS
+ * handshake, on a worker): it runs on the worker while things go fast and on the loop while they do
+ * not. Lives in r->pool.
+ */
+
+typedef enum {
+    MCP_X_CONNECT,   /* a connect is under way */
+    MCP_X_HANDSHAKE, /* TLS is to be set up: on a worker */
+    MCP_X_SEND,      /* the request is being sent */
+    MCP_X_HEAD,      /* waiting for the response head */
+    MCP_X_ANSWER,    /* the head is there: on a worker */
+    MCP_X_BODY,      /* the body passes */
+    MCP_X_END        /* over: on a worker. See failed, broken */
+} mcp_exchange_state_e;
+
+typedef struct mcp_exchange_t {
+    request_rec *r;
+    mcp_proxy_request_t *q;
+    proxy_server_conf *conf;
+    mcp_target_t target;
+    char *url;                 /* as the balancer made it */
+    int attempts;
+    int member;                /* slot of the member whose load counts this; -1: none */
+    int left;                  /* proxy_handler has seen SUSPENDED: what it does at the end is ours */
+
+    mcp_park_t *park;
+    mcp_backend_t *backend;
+    mcp_exchange_state_e state;
+    struct iovec request[2];   /* what is still to be sent: head, body */
+    apr_size_t request_bytes;
+    int was_sent;              /* a byte of the request may have reached the backend */
+
+    char *raw;                 /* bytes of the response that were read too early, from the pool */
+    apr_size_t raw_len, raw_room;
+    mcp_http_head_t head;
+    mcp_http_body_t body;
+    apr_off_t bytes_in;
+
+    int is_stream;             /* text/event-stream */
+    int is_standing;           /* ... that answers a GET or a subscriptions/listen */
+    int counted;               /* in the gauge of event streams */
+    int head_sent;             /* to the client */
+    int expects_stream;        /* a GET that accepts event streams */
+    int holds_first;           /* the first event is held back: it may be an endpoint event */
+    apr_time_t hold_until;     /* ... and the head with it, until then */
+    char *held;                /* those bytes, from the pool */
+    apr_size_t held_len, held_room;
+    int learnt_endpoint;       /* the session ends with this stream */
+    int leftover;              /* the backend sent more than the response */
+    mcp_sse_t sse;
+    apr_bucket_brigade *bb;
+
+    int failed;                /* HTTP status of a failure before the head went out; 0: none */
+    int timed_out;
+    int broken;                /* the body ended before it was whole */
+    int client_gone;
+    int draining;
+    apr_time_t started, last_in, last_out, blocked_since, drain_at, session_held;
+    mcp_watch_t watch;
+    mcp_timer_t timer;
+} mcp_exchange_t;
+
+/** What an exchange waits for. */
+typedef enum {
+    MCP_X_READ,    /* bytes from the backend */
+    MCP_X_WRITE,   /* room at the backend */
+    MCP_X_CLIENT,  /* room at the client */
+    MCP_X_LATER,   /* a moment: too many handshakes */
+    MCP_X_WORKER   /* a worker */
+} mcp_exchange_wait_e;
+
+/* mcp_proxy_exchange.c */
+
+/** Run an exchange that has been set up: what a handler returns, SUSPENDED too. On a worker. */
+int mcp_exchange_run(mcp_exchange_t *x);
+
+/** Give up before the head went out. @a status is what the client would get. */
+void mcp_exchange_fail(mcp_exchange_t *x, int status);
+
+/* mcp_proxy_answer.c */
+
+/** The response head is in x->head: make it the client's. Sets x->failed where it cannot be. */
+void mcp_answer_head(mcp_exchange_t *x);
+
+/**
+ * Pass body bytes on. On a worker or the loop.
+ * @return APR_SUCCESS: all of it taken or kept; else the client is gone, or x->failed is set
+ */
+apr_status_t mcp_answer_data(mcp_exchange_t *x, const char *buf, apr_size_t len);
+
+/** The end of the body, or of a stream that broke off. On a worker. */
+void mcp_answer_end(mcp_exchange_t *x);
+
+/* mcp_proxy_handler.c */
+
+/** An exchange is over: finish it, or start again with another member. On a worker. */
+int mcp_exchange_finish(mcp_exchange_t *x);
+
+#endif

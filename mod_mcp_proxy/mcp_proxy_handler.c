@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The scheme handler: set an exchange up, and finish it. A request that never left its thread
+ * returns to proxy_handler, which then does what it does for any backend. One that did is finished
+ * here, with the same steps: marking the member, another member, post_request, the answer.
+ */
+#include "mcp_proxy_exchange.h"
+
+#include <apr_strings.h>
+#include <http_core.h>
+#include <http_protocol.h>
+
+#include "mcp_clock.h"
+#include "mcp_httpd_error.h"
+#include "mcp_httpd_request.h"
+
+#define PORT_TEXT 32
+#define RETRY_AFTER_FULL "5"
+
+static int accepts_streams(request_rec *r)
+{
+    const char *accept = apr_table_get(r->headers_in, "Accept");
+
+    return accept && (ap_strcasestr(accept, "text/event-stream") || ap_strcasestr(accept, "*/*"));
+}
+
+/* The header lines that mod_proxy makes, in one piece, with the length of the body added. */
+static int build_request(mcp_exchange_t *x, apr_uri_t *uri, char *url, char *port)
+{
+    request_rec *r = x->r;
+    mcp_request_t *request = mcp_request_get(r);
+    apr_bucket_brigade *bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
+    char *old_length = NULL, *old_coding = NULL;
+    int status = ap_proxy_create_hdrbrgd(r->pool, bb, r, x->target.resolved, x->target.worker,
+                                         x->conf, uri, url, port, &old_length, &old_coding);
+    apr_size_t len;
+    char *head;
+
+    if (status != OK) {
+        return status;
+    }
+    if (old_length || old_coding) {
+        apr_brigade_printf(bb, NULL, NULL, "Content-Length: %" APR_SIZE_T_FMT CRLF,
+                           request->length);
+    }
+    apr_brigade_puts(bb, NULL, NULL, CRLF);
+    apr_brigade_pflatten(bb, &head, &len, r->pool);
+    apr_brigade_destroy(bb);
+    mcp_request_take(r);
+    x->request[0] = (struct iovec){ head, len };
+    x->request[1] = (struct iovec){ request->body, request->length };
+    x->request_bytes = len + request->length;
+    return OK;
+}
+
+static void count_in(mcp_exchange_t *x)
+{
+    mcp_shared_t *shared = mcp_proxy_shared();
+
+    x->member = mcp_shared_member(shared, mcp_proxy_member_hash(x->target.worker));
+    mcp_shared_load_add(shared, mcp_proxy_row(), x->member, 1);
+}
+
+static void count_out(mcp_exchange_t *x)
+{
+    mcp_shared_load_add(mcp_proxy_shared(), mcp_proxy_row(), x->member, -1);
+    x->member = -1;
+    if (x->counted) {
+        mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, -1);
+        x->counted = 0;
+    }
+}
+
+/* Towards x->target.worker, from x->url: an idle connection, or the start of a new one. */
+static int start(mcp_exchange_t *x)
+{
+    request_rec *r = x->r;
+    proxy_worker *worker = x->target.worker;
+    apr_uri_t *uri = apr_pcalloc(r->pool, sizeof(*uri));
+    char *url = x->url;
+    char port[PORT_TEXT];
+    int is_ssl = strncasecmp(url, "https:", 6) == 0;
+    int status;
+
+    x->failed = x->timed_out = x->was_sent = 0;
+    x->started = mcp_clock_now();
+    x->target.resolved = mcp_backend_conn_rec(r->pool, worker, is_ssl);
+    status = ap_proxy_determine_connection(r->pool, r, x->conf, worker, x->target.resolved, uri,
+                                           &url, NULL, 0, port, sizeof(port));
+    if (status == OK) {
+        status = build_request(x, uri, url, port);
+    }
+    if (status != OK) {
+        return status;
+    }
+    apr_table_setn(r->subprocess_env, "MCP_ROUTE", worker->s->route);
+    x->target.address = x->target.resolved->addr;
+    x->backend = mcp_backend_reuse(&x->target);
+    x->state = x->backend ? MCP_X_SEND : MCP_X_CONNECT;
+    count_in(x);
+    return OK;
+}
+
+/* A member in error is tried again after its retry= time; mod_proxy keeps that to itself. */
+static int retry_worker(const char *scheme, proxy_worker *worker, server_rec *s)
+{
+    APR_OPTIONAL_FN_TYPE(ap_proxy_retry_worker) *fn =
+        APR_RETRIEVE_OPTIONAL_FN(ap_proxy_retry_worker);
+
+    return fn ? fn(scheme, worker, s) : DECLINED;
+}
+
+static mcp_exchange_t *make_exchange(request_rec *r, proxy_worker *worker, proxy_server_conf *conf,
+                                     char *url)
+{
+    mcp_exchange_t *x = apr_pcalloc(r->pool, sizeof(*x));
+
+    x->r = r;
+    x->q = mcp_proxy_request(r);
+    x->conf = conf;
+    x->url = url;
+    x->member = -1;
+    x->target.r = r;
+    x->target.worker = worker;
+    x->target.conf = conf;
+    x->expects_stream = r->method_number == M_GET && accepts_streams(r);
+    x->bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
+    x->park = mcp_park_create(r);
+    return x;
+}
+
+/* A request that could open a stream, when there are as many as there may be. */
+static int is_full(request_rec *r)
+{
+    return (r->method_number == M_GET || r->method_number == M_POST) && accepts_streams(r)
+        && mcp_shared_get(mcp_proxy_shared(), MCP_SHARED_STREAMS)
+            >= mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS);
+}
+
+static int refuse_full(request_rec *r)
+{
+    apr_table_setn(r->err_headers_out, "Retry-After", RETRY_AFTER_FULL);
+    mcp_error_set(r, HTTP_SERVICE_UNAVAILABLE, 0, "Too many event streams are open", NULL);
+    return mcp_error_send(r, HTTP_SERVICE_UNAVAILABLE);
+}
+
+static int session_not_found(request_rec *r)
+{
+    mcp_error_set(r, HTTP_NOT_FOUND, 0, "Session not found", NULL);
+    return mcp_error_send(r, HTTP_NOT_FOUND);
+}
+
+int mcp_proxy_handler(request_rec *r, proxy_worker *worker, proxy_server_conf *conf, char *url,
+                      const char *proxyname, apr_port_t proxyport)
+{
+    mcp_exchange_t *x;
+    int status;
+
+    if (!mcp_proxy_is_on(r) || r->proxyreq != PROXYREQ_REVERSE || proxyname
+        || (strncasecmp(url, "http:", 5) != 0 && strncasecmp(url, "https:", 6) != 0)) {
+        return DECLINED;
+    }
+    status = mcp_proxy_admit(r, 0);
+    if (status != OK) {
+        return status;
+    }
+    if (is_full(r)) {
+        return refuse_full(r);
+    }
+    x = make_exchange(r, worker, conf, url);
+    if (!x->q->scope
+        && mcp_proxy_look_up(r, x->q, x->q->balancer ? x->q->balancer->s->name
+                                                     : worker->s->name_ex) == APR_EACCES) {
+        return session_not_found(r);
+    }
+    if (!x->q->balancer && !PROXY_WORKER_IS_USABLE(worker)
+        && retry_worker("MCP", worker, r->server) != OK) {
+        return HTTP_SERVICE_UNAVAILABLE;
+    }
+    status = start(x);
+    return status == OK ? mcp_exchange_run(x) : status;
+}
+
+/* ---- the end ---- */
+
+static void mark_member(proxy_worker *worker)
+{
+    if (!(worker->s->status & PROXY_WORKER_IGNORE_ERRORS)) {
+        worker->s->status |= PROXY_WORKER_IN_ERROR;
+        worker->s->error_time = apr_time_now();
+    }
+}
+
+/* "Keep-Alive: timeout=N": be gone before the backend is. */
+static apr_interval_time_t keep_for(const mcp_exchange_t *x)
+{
+    const char *field = mcp_http_field(&x->head, "Keep-Alive");
+    const char *hint = field ? ap_strcasestr(field, "timeout=") : NULL;
+    apr_int64_t seconds = hint ? apr_atoi64(hint + strlen("timeout=")) : 0;
+
+    return seconds > 1 ? apr_time_from_sec(seconds - 1) : 0;
+}
+
+static int may_reuse(const mcp_exchange_t *x)
+{
+    const char *connection = mcp_http_field(&x->head, "Connection");
+
+    return x->body.done && !x->leftover && !x->failed && !x->broken && x->head.minor >= 1
+        && x->body.kind != MCP_HTTP_BODY_CLOSE && !x->target.resolved->close
+        && x->request[0].iov_len + x->request[1].iov_len == 0
+        && !(connection && ap_find_token(x->r->pool, connection, "close"));
+}
+
+static void give_back(mcp_exchange_t *x)
+{
+    if (!x->backend) {
+        return;
+    }
+    if (may_reuse(x)) {
+        mcp_backend_release(x->backend, keep_for(x));
+    }
+    else {
+        mcp_backend_close(x->backend);
+    }
+    x->backend = NULL;
+}
+
+static void update_statistics(mcp_exchange_t *x)
+{
+    proxy_worker_shared *s = x->target.worker->s;
+
+    if (x->was_sent) {
+        s->transferred += (apr_off_t)x->request_bytes;
+    }
+    s->read += x->bytes_in;
+}
+
+/* As proxy_handler does after a scheme handler that answers at once. */
+static void post_request(mcp_exchange_t *x, int status)
+{
+    request_rec *r = x->r;
+    int saved = r->status;
+
+    if (status == OK) {
+        ap_proxy_post_request(x->target.worker, x->q->balancer, r, x->conf);
+        return;
+    }
+    r->status = status;
+    ap_proxy_post_request(x->target.worker, x->q->balancer, r, x->conf);
+    if (r->status == status) {
+        r->status = saved;
+    }
+}
+
+static int max_attempts(const mcp_exchange_t *x)
+{
+    const proxy_balancer *balancer = x->q->balancer;
+
+    return balancer && balancer->s->max_attempts_set ? balancer->s->max_attempts : 0;
+}
+
+/* Another member for a request that was never sent. The status if there is none. */
+static int try_another(mcp_exchange_t *x, int status)
+{
+    while (status == HTTP_SERVICE_UNAVAILABLE && x->q->balancer
+           && !PROXY_WORKER_IS_USABLE(x->target.worker) && max_attempts(x) > x->attempts++) {
+        proxy_worker *worker = NULL;
+        proxy_balancer *balancer = x->q->balancer;
+        char *url = apr_pstrdup(x->r->pool, x->r->filename + strlen("proxy:"));
+
+        status = ap_proxy_pre_request(&worker, &balancer, x->r, x->conf, &url);
+        if (status != OK) {
+            return status;
+        }
+        ap_proxy_initialize_worker(worker, x->r->server, x->conf->pool);
+        x->target.worker = worker;
+        x->url = url;
+        status = start(x);
+        if (status == OK) {
+            return mcp_exchange_run(x);
+        }
+        mark_member(worker);
+    }
+    return status;
+}
+
+/* It failed before the client saw anything. */
+static int fail(mcp_exchange_t *x)
+{
+    request_rec *r = x->r;
+    int status = x->failed;
+
+    if (x->timed_out) {
+        apr_table_setn(r->notes, "proxy_timedout", "1");
+    }
+    if (status == HTTP_SERVICE_UNAVAILABLE) {
+        mark_member(x->target.worker);
+        if (x->q->session_known) {
+            /* The entry stays: the member may come back and still have the session. */
+            mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_SESSIONS_LOST, 1);
+            if (x->left) {
+                post_request(x, status);
+            }
+            return session_not_found(r);
+        }
+    }
+    if (!x->left) {
+        return status;
+    }
+    status = try_another(x, status);
+    if (ap_is_HTTP_ERROR(status)) {
+        post_request(x, status);
+        return mcp_error_send(r, status);
+    }
+    return status;
+}
+
+int mcp_exchange_finish(mcp_exchange_t *x)
+{
+    int was_stream = x->is_stream;
+
+    if (x->broken && !x->head_sent && !x->failed) {
+        x->failed = HTTP_BAD_GATEWAY;
+    }
+    give_back(x);
+    count_out(x);
+    update_statistics(x);
+    if (x->learnt_endpoint) {
+        mcp_proxy_forget(x->q);
+    }
+    if (was_stream && (x->broken || x->failed)) {
+        mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAM_ERRORS, 1);
+    }
+    if (x->client_gone) {
+        x->r->connection->aborted = 1;
+        apr_brigade_cleanup(x->bb);
+    }
+    else if (x->failed && !x->head_sent) {
+        return fail(x);
+    }
+    else {
+        mcp_answer_end(x);
+    }
+    if (x->left) {
+        post_request(x, OK);
+    }
+    return OK;
+}
+
+int mcp_proxy_request_status(int *status, request_rec *r)
+{
+    if (mcp_proxy_is_on(r) && r->proxyreq == PROXYREQ_REVERSE && ap_is_HTTP_ERROR(*status)) {
+        *status = mcp_error_send(r, *status);
+        return OK;
+    }
+    return DECLINED;
+}

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real httpd with one configuration, started for one test.
+
+MPM=event|worker|prefork chooses the MPM, MCP_BUILD the tree that holds our modules, MCP_LOGLEVEL
+the log level. MCP_STOCK=1 leaves our module out (mod_proxy_http, lbmethod byrequests): for work on
+the harness itself, and to see which behaviour is httpd's own.
+"""
+import base64
+import hashlib
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+
+from . import certs, oracle, process
+from .client import Connection
+from .wait import PATIENCE, wait_until
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+BUILD = pathlib.Path(os.environ.get("MCP_BUILD", ROOT))
+STOCK = bool(os.environ.get("MCP_STOCK"))
+MODULE = BUILD / "mod_mcp_proxy" / ".libs" / "mod_mcp_proxy.so"
+USERS = {"alice": "wonder", "bob": "builder"}
+
+_BASE = ("unixd", "log_config", "authn_core", "authn_file", "authz_core", "authz_user",
+         "auth_basic", "env", "headers", "setenvif", "status", "slotmem_shm", "proxy",
+         "proxy_balancer", "lbmethod_byrequests")
+_apxs = {}
+
+
+def apxs(name):
+    """What apxs -q says, asked once."""
+    if name not in _apxs:
+        tool = os.environ.get("APXS") or shutil.which("apxs") or shutil.which("apxs2") or "apxs"
+        done = subprocess.run([tool, "-q", name], check=True, capture_output=True, text=True)
+        _apxs[name] = done.stdout.strip()
+    return _apxs[name]
+
+
+def free_port():
+    """A loopback port below the range that outgoing connections use."""
+    while True:
+        port = random.randint(20000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+
+
+def load_lines(names):
+    """LoadModule for each; one that has no file is built in."""
+    folder = pathlib.Path(apxs("LIBEXECDIR"))
+    files = ((name, folder / ("mod_%s.so" % name)) for name in names)
+    return ['LoadModule %s_module "%s"' % (name, file) for name, file in files if file.exists()]
+
+
+class Gateway:
+    """One httpd. Nothing runs before start()."""
+
+    def __init__(self, directory, backends=(), *, mpm=None, routes=None, location=(), server=(),
+                 modules=(), member="", balancer=(), single=False, threads=16, children=1,
+                 spare=3, tls=False, streams=1000, mcp=True, lbmethod="mcp", tuning=()):
+        """
+        routes: path here -> path there. location, server, balancer: lines for these places.
+        member: parameters of every member. single: ProxyPass to the first backend, no balancer.
+        streams: MCPProxyMaxStreams. spare: ServerLimit beyond children.
+        """
+        self.directory = pathlib.Path(directory)
+        self.backends = list(backends)
+        self.mpm = mpm or os.environ.get("MPM", "event")
+        self.routes = routes or {"/mcp": "/mcp"}
+        self.location, self.server, self.balancer = list(location), list(server), list(balancer)
+        self.modules, self.member, self.single = list(modules), member, single
+        self.threads, self.children_wanted, self.spare = threads, children, spare
+        self.tls, self.streams, self.mcp, self.lbmethod = tls, streams, mcp, lbmethod
+        self.tuning = list(tuning)
+        self.port = free_port()
+        self.process = None
+        self.expectations = []
+        self._finished = False
+        self._clients = []
+
+    # Configuration
+
+    def _mpm_lines(self):
+        if self.mpm == "prefork":
+            return ["StartServers 4", "MaxRequestWorkers 64", "ServerLimit 64"]
+        lines = ["StartServers %d" % self.children_wanted,
+                 "ServerLimit %d" % (self.children_wanted + self.spare),
+                 "ThreadsPerChild %d" % self.threads, "ThreadLimit %d" % self.threads,
+                 "MinSpareThreads 1", "MaxSpareThreads %d" % (self.threads * self.children_wanted),
+                 "MaxRequestWorkers %d" % (self.threads * self.children_wanted)]
+        if self.mpm == "event":
+            lines.append("AsyncRequestWorkerFactor 2000")
+        return lines
+
+    def _stream_limit(self):
+        """What the MPM can hold, so that the start-up check has nothing to warn of."""
+        if self.mpm == "event":
+            return self.streams
+        return 48 if self.mpm == "prefork" else max(1, self.threads * self.children_wanted - 2)
+
+    def _proxy_lines(self):
+        lines = []
+        if not self.single and self.backends:
+            lines.append('<Proxy "balancer://mcp">')
+            for number, backend in enumerate(self.backends):
+                lines.append('  BalancerMember "%s" route=%s %s'
+                             % (backend.url, chr(ord("a") + number), self.member))
+            lines.append("  ProxySet lbmethod=%s" % ("byrequests" if STOCK else self.lbmethod))
+            lines += ["  " + line for line in self.balancer] + ["</Proxy>"]
+        for here, there in self.routes.items() if self.backends else ():
+            target = self.backends[0].url + there if self.single else "balancer://mcp" + there
+            parameters = " " + self.member if self.single else ""
+            lines += ['<Location "%s">' % here, '  ProxyPass "%s"%s' % (target, parameters)]
+            lines += ["  MCPProxy On"] if self.mcp else []
+            lines += ["  " + line for line in self.location] + ["</Location>"]
+        return lines
+
+    def _tls_lines(self):
+        if not self.tls:
+            return []
+        cert, key = certs.files()
+        return ["SSLEngine on", 'SSLCertificateFile "%s"' % cert,
+                'SSLCertificateKeyFile "%s"' % key, "SSLSessionCache none"]
+
+    def config(self):
+        names = ["mpm_" + self.mpm, *_BASE, *self.modules]
+        names += ["ssl"] if self.tls else []
+        names += ["proxy_http"] if STOCK or not self.mcp else []
+        names = list(dict.fromkeys(names))
+        lines = load_lines(names)
+        if not STOCK:
+            lines.append('LoadModule mcp_proxy_module "%s"' % MODULE)
+        if os.geteuid() == 0:
+            user = "www-data" if pathlib.Path("/var/www").exists() else "nobody"
+            lines += ["User " + user, "Group " + ("www-data" if user == "www-data" else "nogroup")]
+        lines += ['ServerRoot "%s"' % self.directory, 'DefaultRuntimeDir "%s"' % self.directory,
+                  "PidFile httpd.pid", "ErrorLog error.log",
+                  "LogLevel " + os.environ.get("MCP_LOGLEVEL", "info"),
+                  'LogFormat "%>s %X %O \\"%r\\" %{MCP_METHOD}e %{MCP_ROUTE}e" test',
+                  "CustomLog access.log test", "ServerName localhost:%d" % self.port,
+                  "Listen 127.0.0.1:%d" % self.port, "KeepAliveTimeout 15",
+                  "MaxKeepAliveRequests 0", "GracefulShutDownTimeout 5", "ExtendedStatus Off",
+                  "ProxyPassInterpolateEnv Off"]
+        lines += self._mpm_lines() + self._tls_lines()
+        lines += ["MCPProxyMaxStreams %d" % self._stream_limit()] if self.streams else []
+        lines += ["<Location /server-status>", "  SetHandler server-status", "</Location>"]
+        lines += self.server + self._proxy_lines() + self.tuning
+        if STOCK:
+            lines = [line for line in lines if not line.strip().startswith("MCP")]
+        return "\n".join(lines) + "\n"
+
+    def write_config(self):
+        (self.directory / "httpd.conf").write_text(self.config(), encoding="utf-8")
+        hashes = ("%s:{SHA}%s" % (user, base64.b64encode(hashlib.sha1(word.encode()).digest())
+                                  .decode()) for user, word in USERS.items())
+        (self.directory / "users").write_text("\n".join(hashes) + "\n", encoding="utf-8")
+
+    def _command(self, *arguments):
+        program = os.path.join(apxs("SBINDIR"), apxs("PROGNAME"))
+        return [program, "-d", str(self.directory), "-f", "httpd.conf", *arguments]
+
+    def _environment(self):
+        env = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+        needed = b""
+        if MODULE.exists():
+            needed = MODULE.read_bytes()
+        if b"libasan.so" in needed:
+            preload = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True,
+                                     capture_output=True, text=True).stdout.strip()
+            env.update(LD_PRELOAD=preload, ASAN_OPTIONS="detect_leaks=0:abort_on_error=1",
+                       UBSAN_OPTIONS="print_stacktrace=1")
+        return env
+
+    def check_config(self):
+        """httpd -t: (exit status, what it said)."""
+        self.write_config()
+        done = subprocess.run(self._command("-t"), capture_output=True, text=True, check=False,
+                              stdin=subprocess.DEVNULL, env=self._environment())
+        return done.returncode, done.stderr + done.stdout + self._text("error.log")
+
+    # Running
+
+    def start(self):
+        for attempt in range(5):
+            self.write_config()
+            if self._launch():
+                return self
+            # Somebody else took the port between the look and the bind.
+            if "AH00072" not in self._text("error.log") + self._text("output") or attempt == 4:
+                break
+            (self.directory / "error.log").unlink(missing_ok=True)
+            self.port = free_port()
+        raise AssertionError("httpd did not start:\n%s%s"
+                             % (self._text("output"), self._text("error.log")))
+
+    def _launch(self):
+        with open(self.directory / "output", "wb") as output:
+            self.process = subprocess.Popen(
+                self._command("-DFOREGROUND"), stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, start_new_session=True, env=self._environment(),
+                preexec_fn=_raise_descriptor_limit)
+        return wait_until(lambda: self.process.poll() is not None and "gone" or self._answers(),
+                          "httpd to answer") != "gone"
+
+    def _answers(self):
+        try:
+            with self.connect(timeout=5 * PATIENCE) as client:
+                return client.request("GET", "/server-status?auto").status == 200
+        except (OSError, EOFError):
+            return False
+
+    @property
+    def address(self):
+        return ("127.0.0.1", self.port)
+
+    @property
+    def origin(self):
+        return "%s://localhost:%d" % ("https" if self.tls else "http", self.port)
+
+    def connect(self, **options):
+        """A client connection to this gateway."""
+        if self.tls:
+            options.setdefault("tls", certs.client_context())
+        made = Connection(self.address, host="localhost:%d" % self.port, **options)
+        self._clients.append(made)
+        return made
+
+    def request(self, method, target, headers=(), body=None, **options):
+        """One request on a connection of its own, read to its end."""
+        with self.connect(**options) as client:
+            return client.request(method, target, headers, body).finish()
+
+    def graceful(self):
+        """Graceful restart; returns when a new generation answers."""
+        before = self._text("error.log").count("AH00493")
+        self.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: self._text("error.log").count("AH00493") > before, "the restart")
+        wait_until(self._answers, "the new generation")
+
+    def stop(self, sig=signal.SIGTERM):
+        """Stop, and make sure that nothing is left; what was wrong as a list of texts."""
+        if self.process is None:
+            return []
+        problems = []
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+            try:
+                self.process.wait(20 * PATIENCE)
+            except subprocess.TimeoutExpired:
+                problems.append("httpd did not stop")
+        elif self.process.returncode:
+            problems.append("httpd ended by itself with %d" % self.process.returncode)
+        left = process.of_session(self.process.pid)
+        if left:
+            problems.append("processes left over: %s" % left)
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(10)
+        self.process = None
+        return problems
+
+    def leave(self):
+        """Close every client connection, and wait until httpd has done the same.
+
+        A plain stop runs into httpd's own races otherwise: a child that is told to go closes the
+        sockets of its workers from another thread, and crashes now and then.
+        """
+        for client in self._clients:
+            client.close()
+        if self.process and self.process.poll() is None:
+            wait_until(lambda: not process.connections(self.port), "the connections to end")
+
+    # What the oracle needs
+
+    def expect_log(self, tag, contains="", optional=False):
+        """Announce a line; not optional: it must come."""
+        self.expectations.append(oracle.Expectation(tag, contains, optional))
+
+    def finish(self):
+        """Stop and judge. AssertionError lists everything that is wrong."""
+        if self._finished:
+            return
+        self._finished = True
+        self.leave()
+        problems = self.stop()
+        problems += oracle.judge(oracle.parse(self._text("error.log")), self.expectations)
+        if problems:
+            raise AssertionError("\n".join(problems))
+
+    # Looking
+
+    def _text(self, name):
+        try:
+            return (self.directory / name).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def log(self):
+        return oracle.parse(self._text("error.log"))
+
+    def wait_log(self, tag, contains=""):
+        """Announce a line and wait for it; returns the line."""
+        self.expect_log(tag, contains)
+        wanted = self.expectations[-1]
+        return wait_until(lambda: next((x for x in self.log() if wanted.covers(x)), None),
+                          "%s in the error log" % wanted)
+
+    def access(self):
+        """The access log's lines, without those of the harness itself."""
+        return [x for x in self._text("access.log").splitlines() if "/server-status" not in x]
+
+    def children(self):
+        return process.children(self.process.pid)
+
+    def thread_count(self):
+        return sum(map(process.threads, self.children()))
+
+    def descriptor_count(self):
+        return sum(map(process.descriptors, self.children()))
+
+    def pss_kib(self):
+        return sum(map(process.pss_kib, self.children()))
+
+    def status(self):
+        """mod_status's machine-readable page as a dict."""
+        text = self.request("GET", "/server-status?auto").body.decode()
+        return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+
+
+def _raise_descriptor_limit():
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The module's log tags by meaning, so that a test says what it expects and not a number."""
+BODY_TIMEOUT = "MCP2010"
+BODY_TOO_LARGE = "MCP2011"
+ORIGIN_REFUSED = "MCP2012"
+TIMEOUT = "MCP2040"           # the line says which one
+WRITE_TIMEOUT = "MCP2041"
+CONNECT_FAILED = "MCP2042"    # nobody listens, or no route
+TLS_FAILED = "MCP2043"
+BAD_HEAD = "MCP2044"
+BACKEND_GONE = "MCP2045"      # closed or reset before its head was whole
+BACKEND_BROKE = "MCP2046"     # closed or reset within the body
+BAD_CHUNKS = "MCP2047"
+ENDPOINT_FOREIGN = "MCP2050"
+CAPACITY = r"MCP2\d\d\d"      # start-up: the MPM cannot hold the streams
+RESTART_ROOM = r"MCP2\d\d\d"  # start-up: ServerLimit
+OPEN_FILES = r"MCP2\d\d\d"    # start-up: ulimit -n
+MEMBER_ERROR = r"MCP2\d\d\d|AH0\d\d\d\d"  # a member was put in error, or none is left

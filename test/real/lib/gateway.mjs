@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// An httpd with mod_mcp_proxy on a free loopback port: writes its configuration into a directory
+// of its own, starts it in the foreground, ends it by process id, and treats its error log as an
+// oracle: a line of level warn or above that the test did not announce fails the test.
+//
+// Environment: HTTPD (the binary), HTTPD_MODULES (its module directory), MCP_PROXY_SO (the module
+// to test), MPM (event, worker, prefork), GATEWAY=stock (mod_proxy_http instead of our module, for
+// comparing: then only tests that need one backend can pass).
+import { spawn, execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { freePort, soon, stop, until } from './servers.mjs';
+
+const top = fileURLToPath(new URL('../../../', import.meta.url));
+const firstFile = list => list.find(name => name && fs.existsSync(name));
+
+export const httpd = firstFile([process.env.HTTPD, '/usr/sbin/apache2', '/usr/sbin/httpd',
+    '/usr/local/apache2/bin/httpd']);
+const modules = firstFile([process.env.HTTPD_MODULES, '/usr/lib/apache2/modules',
+    '/usr/lib64/httpd/modules', '/usr/local/apache2/modules']);
+const ours = process.env.MCP_PROXY_SO
+    ?? path.join(top, 'mod_mcp_proxy/.libs/mod_mcp_proxy.so');
+const defaultMpm = process.env.MPM ?? 'event';
+export const stock = process.env.GATEWAY === 'stock';
+
+const basic = ['authz_core', 'authz_host', 'unixd', 'log_config', 'headers', 'env',
+    'setenvif', 'proxy', 'proxy_http', 'proxy_balancer', 'lbmethod_byrequests', 'slotmem_shm',
+    'socache_shmcb', 'ssl', 'http2', 'reqtimeout'];
+
+function loadModules(tls, more) {
+    const lines = [...more, ...basic]
+        .filter(name => tls || name !== 'ssl')
+        .filter(name => fs.existsSync(path.join(modules, `mod_${name}.so`)))
+        .map(name => `LoadModule ${name}_module ${modules}/mod_${name}.so`);
+    if (!stock)
+        lines.push(`LoadModule mcp_proxy_module ${ours}`);
+    return lines;
+}
+
+function sizing(mpm) {
+    if (mpm === 'prefork')
+        return ['StartServers 8', 'MaxRequestWorkers 64', 'ServerLimit 96'];
+    // Few threads where streams hold none, so that a stream that does hold one is noticed.
+    const few = mpm === 'event' && !stock;
+    const threads = few ? 8 : 64;
+    return ['StartServers 2', 'ServerLimit 6', `ThreadsPerChild ${threads}`,
+        `MaxRequestWorkers ${threads * 2}`, `MinSpareThreads ${few ? 4 : 32}`,
+        `MaxSpareThreads ${threads * 2}`, ...(few ? ['AsyncRequestWorkerFactor 200'] : [])];
+}
+
+function balancer({ name, servers, method }) {
+    const members = servers.map(server =>
+        `    BalancerMember "http://127.0.0.1:${server.port}" route=${server.name}`);
+    return [`<Proxy "balancer://${name}">`, ...members,
+        `    ProxySet lbmethod=${method ?? (stock ? 'byrequests' : 'mcp')}`, '</Proxy>'];
+}
+
+function location({ path: from, to, directives = [] }) {
+    return [`<Location "${from}">`, `    ProxyPass "${to}"`, ...(stock ? [] : ['    MCPProxy On']),
+        ...directives.map(line => `    ${line}`), '</Location>'];
+}
+
+export function makeCertificate(directory) {
+    const key = path.join(directory, 'key.pem');
+    const cert = path.join(directory, 'cert.pem');
+    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt',
+        'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=127.0.0.1',
+        '-addext', 'subjectAltName=IP:127.0.0.1', '-keyout', key, '-out', cert],
+    { stdio: 'ignore' });
+    return { key, cert };
+}
+
+function canConnect(port) {
+    return new Promise((resolve) => {
+        const socket = net.connect(port, '127.0.0.1');
+        socket.once('connect', () => { socket.destroy(); resolve(true); });
+        socket.once('error', () => resolve(false));
+    });
+}
+
+class Gateway {
+    constructor(setup) {
+        this.setup = setup;
+        this.allowed = [];
+        this.directory = fs.mkdtempSync(path.join(os.tmpdir(), 'mcp-real-'));
+        fs.chmodSync(this.directory, 0o755);
+        this.log = path.join(this.directory, 'error.log');
+    }
+
+    configuration() {
+        const { balancers = [], locations = [], directives = [], tls, modules: more = [] } = this.setup;
+        const { mpm = defaultMpm } = this.setup;
+        const root = process.getuid() === 0;
+        const secure = tls ? makeCertificate(this.directory) : undefined;
+        return [
+            ...loadModules(tls, [`mpm_${mpm}`, ...more]), ...sizing(mpm),
+            `ServerRoot "${this.directory}"`, `Listen 127.0.0.1:${this.port}`,
+            `PidFile "${this.directory}/httpd.pid"`, `ErrorLog "${this.log}"`,
+            `CustomLog "${this.directory}/access.log" "%h %s %B %X \\"%r\\""`,
+            `ServerName ${tls ? 'https' : 'http'}://127.0.0.1:${this.port}`,
+            `Mutex file:${this.directory}`, `DefaultRuntimeDir "${this.directory}"`,
+            'LogLevel warn', 'ProxyRequests Off', 'KeepAliveTimeout 30',
+            ...(root ? ['User www-data', 'Group www-data'] : []),
+            ...(secure ? ['SSLSessionCache shmcb:ssl(512000)', 'SSLEngine On', `SSLCertificateFile "${secure.cert}"`,
+                `SSLCertificateKeyFile "${secure.key}"`] : []),
+            ...balancers.flatMap(balancer), ...locations.flatMap(location), ...directives, '',
+        ].join('\n');
+    }
+
+    async start() {
+        this.port = await freePort();
+        this.conf = path.join(this.directory, 'httpd.conf');
+        fs.writeFileSync(this.conf, this.configuration());
+        this.child = spawn(httpd, ['-f', this.conf, '-DFOREGROUND'],
+            { stdio: ['ignore', 'ignore', 'pipe'] });
+        this.stderr = '';
+        this.child.stderr.on('data', (part) => { this.stderr += part; });
+        await until(async () => {
+            if (this.child.exitCode !== null)
+                throw new Error(`httpd did not start: ${this.stderr}\n${this.errorLog()}`);
+            return canConnect(this.port);
+        }, 'httpd listens');
+        return this;
+    }
+
+    url(where) {
+        return new URL(where, `${this.setup.tls ? 'https' : 'http'}://127.0.0.1:${this.port}`);
+    }
+
+    errorLog() {
+        return fs.existsSync(this.log) ? fs.readFileSync(this.log, 'utf8') : '';
+    }
+
+    // Announces lines of the error log that this test provokes.
+    expect(...patterns) {
+        this.allowed.push(...patterns);
+    }
+
+    unannounced() {
+        return this.errorLog().split('\n')
+            .filter(line => /\[[a-z0-9_]*:(warn|error|crit|alert|emerg)\]/.test(line)
+                || /exit signal|AddressSanitizer|runtime error/.test(line))
+            .filter(line => !this.allowed.some(pattern => pattern.test(line)));
+    }
+
+    async stop() {
+        await stop(this.child);
+        const lines = this.unannounced();
+        if (lines.length > 0)
+            throw new Error(`unannounced in the error log (${this.log}):\n${lines.join('\n')}`);
+        fs.rmSync(this.directory, { recursive: true });
+    }
+}
+
+// setup: balancers [{ name, servers }], locations [{ path, to, directives }], directives, tls,
+// modules (names of more modules to load), mpm.
+export function startGateway(setup) {
+    return new Gateway(setup).start();
+}
+
+// Asks httpd whether it takes a configuration file; answers { ok, output }.
+export function checkSyntax(file, args = []) {
+    try {
+        const output = execFileSync(httpd, ['-t', '-f', file, ...args],
+            { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+        return { ok: true, output };
+    } catch (error) {
+        return { ok: false, output: `${error.stdout}${error.stderr}` };
+    }
+}
+
+export { soon };
