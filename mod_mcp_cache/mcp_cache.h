@@ -5,6 +5,7 @@
 #include <httpd.h>
 #include <http_config.h>
 #include <http_log.h>
+#include <util_filter.h>
 
 #include "mcp_cache_config.h"
 #include "mcp_cache_flight.h"
@@ -27,10 +28,10 @@ APLOG_USE_MODULE(mcp_cache);
 
 /* What became of a request; also the value of MCP_CACHE in the environment. */
 typedef enum {
-    MCP_CACHE_BYPASS, /* not for the cache */
-    MCP_CACHE_HIT,
-    MCP_CACHE_MISS,
-    MCP_CACHE_STALE,  /* an old value was served */
+    MCP_CACHE_RESULT_BYPASS, /* not for the cache */
+    MCP_CACHE_RESULT_HIT,
+    MCP_CACHE_RESULT_MISS,
+    MCP_CACHE_RESULT_STALE,  /* an old value was served */
     MCP_CACHE_RESULTS
 } mcp_cache_result_e;
 
@@ -64,10 +65,11 @@ typedef struct mcp_cache_request_t {
 typedef struct mcp_cache_env_t {
     mcp_cache_store_t *store;
     mcp_cache_shm_t *near;        /* shared memory: the store itself, or beside Redis */
+    mcp_cache_store_t *near_store; /* the same, as a store */
     int is_far;                   /* the store is Redis */
     mcp_cache_flights_t *flights;
     mcp_cache_writer_t *writer;
-    apr_uint64_t (*counts)[MCP_CACHE_RESULTS]; /* by label; atomic */
+    apr_uint64_t *counts[MCP_CACHE_MAX_RULES]; /* by label, then result; atomic */
 } mcp_cache_env_t;
 
 /* mcp_cache_state.c: shared memory, and this child's part of it */
@@ -79,6 +81,9 @@ const mcp_cache_env_t *mcp_cache_env(void);
 int mcp_cache_fixups(request_rec *r);
 /** The record of this request, judged. NULL: the cache has nothing to do with it. */
 mcp_cache_request_t *mcp_cache_request(request_rec *r);
+/** The digest of a session id that this caller uses here. 0: there is none. */
+int mcp_cache_digest_session(request_rec *r, const char *session,
+                             unsigned char digest[MCP_CACHE_DIGEST]);
 /** The tags of a notification: see mcp_cache_tag_e. */
 apr_uint64_t mcp_cache_feed_tag(const char *feed, const char *what);
 apr_uint64_t mcp_cache_tag(const char *kind, const char *a, const char *b);
@@ -111,8 +116,9 @@ void mcp_cache_keep(mcp_cache_request_t *q, struct mcp_cache_capture_t *capture,
                     int mark_session, const char *headers, apr_uint32_t flags);
 /** Have the writer move a generation. */
 void mcp_cache_keep_change(apr_uint64_t tag);
-/** Note what became of the request's session. An end counts on this machine before it returns. */
-void mcp_cache_keep_session(mcp_cache_request_t *q, mcp_cache_session_e state);
+/** Note what became of a session. An end counts on this machine before it returns. */
+void mcp_cache_keep_session(const unsigned char digest[MCP_CACHE_DIGEST],
+                            mcp_cache_session_e state);
 
 /* mcp_cache_wait.c: waiting for another request's answer */
 /** Leave, and run the handlers again when the flight of q->ticket has landed. */

@@ -157,12 +157,17 @@ static void note_session(filter_t *ctx)
 {
     mcp_cache_request_t *q = ctx->q;
     request_rec *r = q->r;
+    const char *issued = out(r, "Mcp-Session-Id");
+    unsigned char digest[MCP_CACHE_DIGEST];
 
     if (!q->session) {
+        if (issued && r->status == HTTP_OK && mcp_cache_digest_session(r, issued, digest)) {
+            mcp_cache_keep_session(digest, MCP_CACHE_SESSION_LIVE);
+        }
         return;
     }
     if (r->status == HTTP_NOT_FOUND || (r->method_number == M_DELETE && r->status < 300)) {
-        mcp_cache_keep_session(q, MCP_CACHE_SESSION_ENDED);
+        mcp_cache_keep_session(q->session_digest, MCP_CACHE_SESSION_ENDED);
     } else if (r->status == HTTP_OK && q->query.session_state == MCP_CACHE_SESSION_UNKNOWN
                && q->asks) {
         ctx->mark_session = 1;
@@ -227,7 +232,7 @@ static apr_status_t replace(ap_filter_t *f, filter_t *ctx, apr_bucket_brigade *b
     ctx->begun = ctx->replaced = 1;
     apr_table_clear(q->r->headers_out);
     apr_table_clear(q->r->err_headers_out);
-    mcp_cache_note(q, MCP_CACHE_STALE);
+    mcp_cache_note(q, MCP_CACHE_RESULT_STALE);
     return ap_pass_brigade(f->next, mcp_cache_respond(q, q->old, left));
 }
 
@@ -311,7 +316,7 @@ apr_status_t mcp_cache_filter(ap_filter_t *f, apr_bucket_brigade *bb)
     }
     if (!ctx->capture) {
         if (ctx->mark_session) {
-            mcp_cache_keep_session(ctx->q, MCP_CACHE_SESSION_LIVE);
+            mcp_cache_keep_session(ctx->q->session_digest, MCP_CACHE_SESSION_LIVE);
         }
         ap_remove_output_filter(f);
         return ap_pass_brigade(f->next, bb);

@@ -31,7 +31,7 @@ static int serve(mcp_cache_request_t *q, const mcp_cache_entry_t *entry, apr_int
     request_rec *r = q->r;
 
     mcp_request_take(r);
-    mcp_cache_note(q, left < 0 ? MCP_CACHE_STALE : MCP_CACHE_HIT);
+    mcp_cache_note(q, left < 0 ? MCP_CACHE_RESULT_STALE : MCP_CACHE_RESULT_HIT);
     ap_pass_brigade(r->output_filters, mcp_cache_respond(q, entry, left));
     return OK;
 }
@@ -199,11 +199,11 @@ static int ask(mcp_cache_request_t *q)
     }
     if (q->query.session && q->query.session_state == MCP_CACHE_SESSION_ENDED) {
         q->asks = 0; /* the backend has the word */
-        mcp_cache_note(q, MCP_CACHE_BYPASS);
+        mcp_cache_note(q, MCP_CACHE_RESULT_BYPASS);
     } else if (must_wait(q)) {
         return q->old ? serve(q, q->old, q->old_left) : mcp_cache_wait(q);
     } else {
-        mcp_cache_note(q, MCP_CACHE_MISS);
+        mcp_cache_note(q, MCP_CACHE_RESULT_MISS);
     }
     mcp_cache_watch(q);
     return DECLINED;
@@ -224,7 +224,7 @@ int mcp_cache_handler(request_rec *r)
         return ask(q);
     }
     if (r->method_number == M_POST) {
-        mcp_cache_note(q, MCP_CACHE_BYPASS);
+        mcp_cache_note(q, MCP_CACHE_RESULT_BYPASS);
     }
     mcp_cache_watch(q);
     return DECLINED;

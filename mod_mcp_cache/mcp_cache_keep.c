@@ -90,16 +90,17 @@ void mcp_cache_keep_change(apr_uint64_t tag)
     }
 }
 
-void mcp_cache_keep_session(mcp_cache_request_t *q, mcp_cache_session_e state)
+void mcp_cache_keep_session(const unsigned char digest[MCP_CACHE_DIGEST],
+                            mcp_cache_session_e state)
 {
     const mcp_cache_env_t *env = mcp_cache_env();
     mcp_cache_store_t *near = env->near_store;
     mcp_cache_keep_t *k;
 
-    near->class->session(near, q->session_digest, state);
+    near->class->session(near, digest, state);
     k = env->is_far ? new_job(run_note) : NULL;
     if (k) {
-        memcpy(k->session, q->session_digest, MCP_CACHE_DIGEST);
+        memcpy(k->session, digest, MCP_CACHE_DIGEST);
         k->session_state = state;
         post(k);
     }

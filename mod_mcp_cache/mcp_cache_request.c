@@ -123,20 +123,19 @@ static const char *session_of(request_rec *r)
 }
 
 /* A session is one identity's: a mark that somebody else's request left does not count. */
-static int digest_session(mcp_cache_request_t *q, const char *identity)
+int mcp_cache_digest_session(request_rec *r, const char *session,
+                             unsigned char digest[MCP_CACHE_DIGEST])
 {
     mcp_cache_key_t key = {0};
 
-    key.where = where_of(q->r, 0);
-    key.method = "session";
-    key.audience = "session";
-    key.caller = identity;
-    key.session = q->session;
-    return mcp_cache_key_digest(&key, q->r->pool, q->session_digest) == APR_SUCCESS;
+    key.where = where_of(r, 0);
+    key.method = key.audience = "session";
+    key.caller = mcp_request_identity(r);
+    key.session = session;
+    return mcp_cache_key_digest(&key, r->pool, digest) == APR_SUCCESS;
 }
 
-/* Who asks, with the kind of proof in front so that no two kinds can name the same. NULL: unknown.
- * *failed: an expression could not be evaluated. */
+/* Who asks, with the kind of proof in front so that no two kinds can name the same. NULL: unknown. */
 static const char *caller_of(mcp_cache_request_t *q, const char *identity)
 {
     const ap_expr_info_t *expr = q->tool && q->tool->key ? q->tool->key
@@ -386,13 +385,12 @@ mcp_cache_request_t *mcp_cache_request(request_rec *r)
     identity = mcp_request_identity(r);
     q->feed = feed_of(r);
     q->session = mcp_request_is_stateless(r) ? NULL : session_of(r);
-    if (q->session && !digest_session(q, identity)) {
+    ap_set_module_config(r->request_config, &mcp_cache_module, q);
+    if (q->session && !mcp_cache_digest_session(r, q->session, q->session_digest)) {
         q->session = NULL;
-        ap_set_module_config(r->request_config, &mcp_cache_module, q);
         return q;
     }
     q->query.session = q->session ? q->session_digest : NULL;
     judge(q, identity);
-    ap_set_module_config(r->request_config, &mcp_cache_module, q);
     return q;
 }
