@@ -380,7 +380,7 @@ static mcp_cache_answer_e judge_text(mcp_cache_capture_t *c, mcp_cache_answer_t 
 {
     const mcp_rpc_t *rpc = mcp_rpc_parse(c->body.p, c->body.len, p);
 
-    if (rpc->kind == MCP_RPC_INVALID) {
+    if (rpc->error == MCP_RPC_EPARSE) {
         return c->rule.is_stream ? MCP_CACHE_ANSWER_REFUSE : MCP_CACHE_ANSWER_BROKEN;
     }
     if (rpc->kind != MCP_RPC_RESPONSE || !same_id(rpc->id, c->rule.id, p) || rpc->failure.p
