@@ -16,10 +16,12 @@
 #include <http_log.h>
 #include <http_protocol.h>
 #include <http_request.h>
+#include <linux/sockios.h>
 #include <mpm_common.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <util_filter.h>
@@ -173,6 +175,13 @@ apr_status_t mcp_park_flush(mcp_park_t *park)
     apr_status_t rv = mcp_park_write_kept(c);
 
     return c->aborted ? APR_ECONNABORTED : rv;
+}
+
+int mcp_park_unacknowledged(const mcp_park_t *park)
+{
+    int bytes = 0;
+
+    return park->lot && ioctl(park->lot->fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
 }
 
 int mcp_park_has_pending(const mcp_park_t *park)

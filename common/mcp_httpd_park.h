@@ -82,6 +82,9 @@ apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb);
 /** Write what is kept. */
 apr_status_t mcp_park_flush(mcp_park_t *park);
 
+/** Bytes in the client's socket that it has not acknowledged; 0 where that cannot be known. */
+int mcp_park_unacknowledged(const mcp_park_t *park);
+
 /** Something is kept for a client that does not take it yet: do not write more. */
 int mcp_park_has_pending(const mcp_park_t *park);
 

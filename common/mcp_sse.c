@@ -155,6 +155,14 @@ static mcp_sse_first_e take_data(block_t *block, mcp_span_t value, int is_whole)
     return value.len ? MCP_SSE_MORE : MCP_SSE_OTHER;
 }
 
+static int is_start_of(mcp_span_t part, const char *whole, int is_all)
+{
+    apr_size_t len = strlen(whole);
+
+    return is_all ? part.len == len && !memcmp(part.p, whole, len)
+                  : part.len <= len && !memcmp(part.p, whole, part.len);
+}
+
 /* One line that is not blank, or as much of it as has come. */
 static mcp_sse_first_e take_line(block_t *block, mcp_span_t line, int is_whole)
 {
@@ -169,7 +177,11 @@ static mcp_sse_first_e take_line(block_t *block, mcp_span_t line, int is_whole)
             value.p++;
             value.len--;
         }
-    } else if (!is_whole) {
+    }
+    if (!block->is_endpoint && colon != line.p && !is_start_of(name, "event", colon || is_whole)) {
+        return MCP_SSE_OTHER;
+    }
+    if (!colon && !is_whole) {
         return MCP_SSE_MORE;
     }
     if (is_name(name, "event")) {
@@ -201,8 +213,8 @@ mcp_sse_first_e mcp_sse_first(const char *buf, apr_size_t len, mcp_span_t *data)
     block_t block = { 0 };
     mcp_sse_first_e first;
 
-    if (len >= sizeof(bom) - 1 && !memcmp(buf, bom, sizeof(bom) - 1)) {
-        at += sizeof(bom) - 1;
+    if (!memcmp(buf, bom, len < sizeof(bom) - 1 ? len : sizeof(bom) - 1)) {
+        at += len < sizeof(bom) - 1 ? len : sizeof(bom) - 1;
     }
     while (at < end) {
         for (stop = at; stop < end && !is_break(*stop); stop++) {

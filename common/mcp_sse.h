@@ -38,10 +38,8 @@ typedef enum {
 /**
  * Whether a stream starts with an "endpoint" event (MCP 2024-11-05, HTTP with SSE), comments and
  * a BOM before it allowed. Anything that can no longer become one is told at the first byte that
- * shows it, so that nothing else is ever held back: a data line that starts with { or [ does, and
- * an empty or a second one. Lines that dispatch no event (comments, "retry", a blank line behind
- * them) are followed by MCP_SSE_MORE: where mcp_sse_is_between_events() says so, they may be passed
- * on, and the question asked anew for what comes then.
+ * shows it, so that nothing else is ever held back. Its event line must come before its data line,
+ * as every known server sends it: otherwise each stream that starts with data would have to wait.
  * @param buf the stream from its first byte
  * @param data out, with MCP_SSE_ENDPOINT: the value of its one data line, within @a buf
  */

@@ -277,6 +277,7 @@ static apr_status_t put_endpoint(mcp_exchange_t *x, mcp_span_t data)
     put(x, x->held, (apr_size_t)(data.p - x->held), 1);
     put(x, mapped, strlen(mapped), 1);
     put(x, end, (apr_size_t)(x->held + x->held_len - end), 1);
+    x->held_len = 0;
     return APR_SUCCESS;
 }
 
@@ -300,13 +301,39 @@ static apr_status_t release_held(mcp_exchange_t *x)
 {
     x->holds_first = 0;
     put(x, x->held, x->held_len, 1);
+    x->held_len = 0;
     return APR_SUCCESS;
+}
+
+/* How much of what opens a stream is comments and blank lines: never held back. */
+static apr_size_t leading_comments(mcp_exchange_t *x, const char *buf, apr_size_t len)
+{
+    mcp_sse_t at = x->sse;
+    apr_size_t i;
+
+    for (i = 0; i < len; i++) {
+        if (!at.in_comment && buf[i] != ':' && buf[i] != '\n' && buf[i] != '\r') {
+            break;
+        }
+        mcp_sse_feed(&at, buf + i, 1);
+    }
+    return i;
 }
 
 static apr_status_t answer_first(mcp_exchange_t *x, const char *buf, apr_size_t len)
 {
     mcp_span_t data;
 
+    if (x->held_len == 0) {
+        apr_size_t comments = leading_comments(x, buf, len);
+
+        put(x, buf, comments, 0);
+        buf += comments;
+        len -= comments;
+        if (len == 0) {
+            return APR_SUCCESS;
+        }
+    }
     hold(x, buf, len);
     switch (mcp_sse_first(x->held, x->held_len, &data)) {
     case MCP_SSE_MORE:

@@ -154,6 +154,6 @@ const command_rec mcp_proxy_commands[] = {
 #include "mcp_proxy.def"
     AP_INIT_ITERATE("MCPProxyAllowOrigin", add_origin, NULL, RSRC_CONF | ACCESS_CONF,
                     "origins that may ask: ORIGIN ..., *, or same"),
-    { NULL }
+    { NULL, { NULL }, NULL, 0, RAW_ARGS, NULL }
 };
 #undef MCP_DIRECTIVE

@@ -72,7 +72,7 @@ static apr_interval_time_t connect_timeout(const mcp_exchange_t *x)
 
 static int may_write_between(const mcp_exchange_t *x)
 {
-    return x->is_stream && x->head_sent && !x->holds_first && mcp_sse_is_between_events(&x->sse)
+    return x->is_stream && x->head_sent && !x->held_len && mcp_sse_is_between_events(&x->sse)
         && !apr_table_get(x->r->headers_out, "Content-Encoding");
 }
 
@@ -132,6 +132,24 @@ static void time_out(mcp_exchange_t *x, int status, const char *which)
     mcp_exchange_fail(x, status);
 }
 
+static void start_blocking(mcp_exchange_t *x)
+{
+    x->blocked_since = mcp_clock_now();
+    x->unacknowledged = mcp_park_unacknowledged(x->park);
+}
+
+/*
+ * A client that reads, but less than it takes for its socket to be writable again, is slow and not
+ * gone: what the kernel holds for it grows less.
+ */
+static int takes_something(mcp_exchange_t *x)
+{
+    int before = x->unacknowledged;
+
+    x->unacknowledged = mcp_park_unacknowledged(x->park);
+    return x->unacknowledged < before;
+}
+
 static void drop_client(mcp_exchange_t *x)
 {
     ap_log_rerror(APLOG_MARK, APLOG_INFO, APR_TIMEUP, x->r, MCP_LOGNO(2041)
@@ -189,7 +207,12 @@ static void look_at_clock(mcp_exchange_t *x)
     }
     if (x->blocked_since) {
         if (now >= x->blocked_since + conf(x, MCP_PROXY_WRITE_TIMEOUT)) {
-            drop_client(x);
+            if (takes_something(x)) {
+                x->blocked_since = now;
+            }
+            else {
+                drop_client(x);
+            }
         }
         return;
     }
@@ -526,7 +549,7 @@ static mcp_exchange_wait_e step_body(mcp_exchange_t *x, int on_worker, char *buf
         return client_left(x);
     }
     if (x->state == MCP_X_BODY && mcp_park_has_pending(x->park)) {
-        x->blocked_since = mcp_clock_now();
+        start_blocking(x);
         return MCP_X_CLIENT;
     }
     return MCP_X_READ;
@@ -680,7 +703,7 @@ static void on_client_writable(mcp_park_t *park, void *baton)
     mcp_exchange_t *x = baton;
 
     if (x->blocked_since) {
-        x->blocked_since = mcp_clock_now();
+        start_blocking(x);
     }
     go_on(x);
 }
@@ -698,7 +721,7 @@ static void on_timer(mcp_timer_t *timer)
         go_to_worker(x);
     }
     else if (!x->blocked_since && x->state == MCP_X_BODY && mcp_park_has_pending(x->park)) {
-        x->blocked_since = mcp_clock_now();
+        start_blocking(x);
         wait_for(x, MCP_X_CLIENT);
     }
     else {

@@ -203,12 +203,15 @@ static apr_interval_time_t keep_for(const mcp_exchange_t *x)
 
 static int may_reuse(const mcp_exchange_t *x)
 {
-    const char *connection = mcp_http_field(&x->head, "Connection");
+    const char *connection;
 
-    return x->body.done && !x->leftover && !x->failed && !x->broken && x->head.minor >= 1
-        && x->body.kind != MCP_HTTP_BODY_CLOSE && !x->target.resolved->close
-        && x->request[0].iov_len + x->request[1].iov_len == 0
-        && !(connection && ap_find_token(x->r->pool, connection, "close"));
+    if (!x->body.done || x->leftover || x->failed || x->broken || x->head.minor < 1
+        || x->body.kind == MCP_HTTP_BODY_CLOSE || x->target.resolved->close
+        || x->request[0].iov_len + x->request[1].iov_len > 0) {
+        return 0;
+    }
+    connection = mcp_http_field(&x->head, "Connection");
+    return !(connection && ap_find_token(x->r->pool, connection, "close"));
 }
 
 static void give_back(mcp_exchange_t *x)
@@ -325,7 +328,7 @@ int mcp_exchange_finish(mcp_exchange_t *x)
     give_back(x);
     count_out(x);
     update_statistics(x);
-    if (x->learnt_endpoint) {
+    if (x->learnt_endpoint && !x->broken) {
         mcp_proxy_forget(x->q);
     }
     if (was_stream && (x->broken || x->failed)) {

@@ -11,7 +11,6 @@
 #include <string.h>
 
 #define EXPIRED_AT_ONCE 64
-#define USE_GRAIN APR_USEC_PER_SEC
 
 apr_size_t mcp_session_table_size(unsigned entries)
 {
@@ -89,11 +88,11 @@ static int is_owner(mcp_session_table_t *table, apr_uint32_t i, const mcp_sessio
     return !memcmp(mcp_session_entry(table, i)->key.owner, key->owner, MCP_SESSION_DIGEST);
 }
 
-/* Once a second is enough, of a time to live that is not shorter than some seconds itself. */
+/* A busy session is not moved in the lists with every request; nobody tells such uses apart. */
 static void touch(mcp_session_table_t *table, apr_uint32_t i)
 {
     mcp_session_entry_t *entry = mcp_session_entry(table, i);
-    apr_interval_time_t grain = table->ttl / 8 < USE_GRAIN ? table->ttl / 8 : USE_GRAIN;
+    apr_interval_time_t grain = table->ttl / 8 < MCP_SESSION_GRAIN ? table->ttl / 8 : MCP_SESSION_GRAIN;
 
     if (entry->until || table->now - entry->used < grain) {
         return;

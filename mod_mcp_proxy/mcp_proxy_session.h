@@ -13,6 +13,9 @@
 
 #define MCP_SESSION_DIGEST 16
 
+/** Two uses closer together than this, in microseconds, count as one. */
+#define MCP_SESSION_GRAIN (10 * 1000)
+
 typedef struct mcp_session_table_t mcp_session_table_t;
 
 typedef struct mcp_session_key_t {

@@ -41,7 +41,7 @@ static int is_held(const modelled_t *m)
 
 static void use(modelled_t *m)
 {
-    if (!is_held(m) && model_now - last_use(m) >= SECOND) {
+    if (!is_held(m) && model_now - last_use(m) >= MCP_SESSION_GRAIN) {
         m->used = model_now;
     }
 }

@@ -75,6 +75,8 @@ static const kind_case_t kind_cases[] = {
       "9007199254740993" },
     { "{" V ",\"id\":-0.10E+400,\"method\":\"m\"}", MCP_RPC_REQUEST, MCP_RPC_OK, "-0.10E+400" },
     { "{" V ",\"id\":\"\",\"method\":\"m\"}", MCP_RPC_REQUEST, MCP_RPC_OK, "\"\"" },
+    { "{" V ",\"id\":0,\"method\":\"m\"}", MCP_RPC_REQUEST, MCP_RPC_OK, "0" },
+    { "{" V ",\"id\":9,\"method\":\"m\"}", MCP_RPC_REQUEST, MCP_RPC_OK, "9" },
     { "{" V ",\"method\":\"m\",\"params\":{\"id\":7}}", MCP_RPC_NOTIFICATION, MCP_RPC_OK,
       "(none)" },
     { "{" V ",\"method\":\"m\",\"params\":{\"id\":7},\"id\":8}", MCP_RPC_REQUEST, MCP_RPC_OK,
@@ -154,8 +156,10 @@ static const json_case_t json_cases[] = {
     BAD("--1"), BAD("1 2"), BAD("1a"),
     GOOD("true"), GOOD("false"), GOOD("null"), GOOD(" \t\r\n null \t\r\n "),
     BAD("True"), BAD("nul"), BAD("nulll"), BAD("tru e"), BAD("undefined"), BAD("null\v"),
+    BAD("trux"), BAD("falsx"), BAD("nulx"),
     BAD("null\f"), BAD("null\xc2\xa0"), BAD("\0"), BAD("null\0"),
-    GOOD("\"\""), GOOD("\"abcdefgh\""), GOOD("\"abcdefghi\""), GOOD("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\""),
+    GOOD("\"\""), GOOD("\"abcdefgh\""), GOOD("\"abcdefghi\""),
+    GOOD("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\""),
     GOOD("\"\\u0000\\uD83D\\uDE00\\ud83d\\u00Ff\""), GOOD("\"\x7f\""),
     BAD("\"abc"), BAD("abc\""), BAD("'a'"), BAD("\"\\a\""), BAD("\"\\x41\""), BAD("\"\\0\""),
     BAD("\"\\U0041\""), BAD("\"\\u004\""), BAD("\"\\u00g0\""), BAD("\"\\u 041\""), BAD("\"\\\""),
@@ -163,7 +167,8 @@ static const json_case_t json_cases[] = {
     BAD("\"\x1f\""), BAD("\"\0\""), BAD("\"abcdefg\0\""), BAD("\"\\u12\""),
     GOOD("\"\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\""),
     GOOD("\"\xf0\x90\x80\x80\xf4\x8f\xbf\xbf\""),
-    BAD("\"\x80\""), BAD("\"\xbf\""), BAD("\"\xc0\x80\""), BAD("\"\xc1\xbf\""), BAD("\"\xc2\""),
+    BAD("\"\x80\""), BAD("\"\x80\x80\""), BAD("\"\xbf\""), BAD("\"\xf0\x90\x80\x28\""),
+    BAD("\"\xf0\x90\x28\x80\""), BAD("\"\xc0\x80\""), BAD("\"\xc1\xbf\""), BAD("\"\xc2\""),
     BAD("\"\xc2\x20\""), BAD("\"\xe0\x9f\xbf\""), BAD("\"\xe2\x82\""), BAD("\"\xed\xa0\x80\""),
     BAD("\"\xf0\x8f\xbf\xbf\""), BAD("\"\xf0\x90\x80\""), BAD("\"\xf4\x90\x80\x80\""),
     BAD("\"\xf5\x80\x80\x80\""), BAD("\"\xff\""), BAD("\"\xe2\x28\xa1\""),
@@ -323,6 +328,10 @@ static const flag_case_t flag_cases[] = {
     { "{" V ",\"id\":\"\\u0000\",\"method\":\"m\"}", 1, 0 },
     { "{\"jsonrpc\":\"2.0\\u0000\",\"id\":1,\"method\":\"m\"}", 1, 0 },
     { PARAMS("\"arguments\":{\"a\":\"\\u0000\"}"), 0, 0 },
+    /* Marked early, with nothing wrong behind it. */
+    { PARAMS("\"name\":\"\\u0000\",\"_meta\":{\"a\":1}"), 1, 0 },
+    { PARAMS("\"Arguments\":{},\"arguments\":{}"), 0, 1 },
+    { "{" V ",\"Method\":1,\"id\":\"x\",\"method\":\"m\"}", 1, 0 },
     /* Half a pair. */
     { PARAMS("\"name\":\"\\ud800\""), 1, 0 },
     { PARAMS("\"name\":\"\\udc00\""), 1, 0 },
@@ -330,6 +339,12 @@ static const flag_case_t flag_cases[] = {
     { PARAMS("\"name\":\"\\ud83d\\ud83d\\ude00\""), 1, 0 },
     { PARAMS("\"name\":\"\\ud83d\\n\""), 1, 0 },
     { PARAMS("\"uri\":\"\\ud83d\""), 1, 0 },
+    { PARAMS("\"uri\":\"\\udbff\""), 1, 0 },
+    { PARAMS("\"uri\":\"\\udfff\""), 1, 0 },
+    { PARAMS("\"uri\":\"\\u0041\\udc00\""), 1, 0 },
+    { PARAMS("\"uri\":\"\\ud83dabde00\""), 1, 0 },
+    { PARAMS("\"uri\":\"\\ud83d\\nde00\""), 1, 0 },
+    { PARAMS("\"uri\":\"\\ud7ff\\ue000\\udbff\\udfff\""), 0, 0 },
     { "{" V ",\"id\":1,\"method\":\"\\ud83d\"}", 1, 0 },
     { PARAMS("\"name\":\"\\ud83d\\ude00\""), 0, 0 },
     { PARAMS("\"arguments\":{\"a\":\"\\ud83d\"}"), 0, 0 },
@@ -371,6 +386,8 @@ START_TEST(gives_no_id_where_two_could_be_meant)
 {
     ck_assert_str_eq(text_of(parse(CALL(",\"id\":2"))->id), NONE);
     ck_assert_str_eq(text_of(parse(CALL(",\"Id\":2"))->id), NONE);
+    ck_assert_str_eq(text_of(parse(CALL(",\"id\":2,\"method\":\"x\""))->id), NONE);
+    ck_assert_str_eq(text_of(parse(CALL(",\"Id\":2,\"Method\":\"x\""))->id), NONE);
     ck_assert_int_eq(parse(CALL(",\"id\":2"))->kind, MCP_RPC_REQUEST);
     ck_assert_str_eq(text_of(parse(CALL(",\"Method\":2"))->id), "1");
 }
@@ -394,8 +411,8 @@ END_TEST
 
 START_TEST(reads_a_batch_message_by_message)
 {
-    const mcp_rpc_t *rpc = parse("[" CALL("") ",{" V ",\"method\":\"n\"},[" CALL("") "],7,{\"id\":3},"
-                                 "{" V ",\"id\":4,\"result\":[]}]");
+    const mcp_rpc_t *rpc = parse("[" CALL("") ",{" V ",\"method\":\"n\"},[" CALL("") "],7,"
+                                 "{\"id\":3},{" V ",\"id\":4,\"result\":[]}]");
     const mcp_rpc_t **one;
 
     ck_assert_int_eq(rpc->kind, MCP_RPC_BATCH);
@@ -473,13 +490,21 @@ START_TEST(takes_no_part_of_a_message_for_the_whole)
 }
 END_TEST
 
+START_TEST(takes_no_nul_behind_the_message)
+{
+    static const char text[] = CALL("");
+
+    ck_assert_int_eq(parse_bytes(text, sizeof(text))->error, MCP_RPC_EPARSE);
+}
+END_TEST
+
 typedef struct quote_case_t {
     const char *text, *quoted;
 } quote_case_t;
 
 static const quote_case_t quote_cases[] = {
     { "", "\"\"" },
-    { "plain", "\"plain\"" },
+    { "plain text", "\"plain text\"" },
     { "a\"b\\c/d", "\"a\\\"b\\\\c/d\"" },
     { "\x01\n\t\x1f\x7f", "\"\\u0001\\u000a\\u0009\\u001f\x7f\"" },
     { "\xc3\xa9\xf0\x9f\x98\x80", "\"\xc3\xa9\xf0\x9f\x98\x80\"" },
@@ -518,6 +543,7 @@ static Suite *make_suite(void)
     tcase = make_case(suite, "syntax");
     tcase_add_loop_test(tcase, takes_what_json_is_and_nothing_else, 0, COUNT(json_cases));
     tcase_add_test(tcase, takes_no_part_of_a_message_for_the_whole);
+    tcase_add_test(tcase, takes_no_nul_behind_the_message);
     tcase = make_case(suite, "fields");
     tcase_add_loop_test(tcase, finds_and_decodes_what_decisions_need, 0, COUNT(field_cases));
     tcase_add_test(tcase, keeps_result_and_error_as_they_stand);

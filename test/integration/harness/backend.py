@@ -186,6 +186,7 @@ class Backend:
 
     def __init__(self, script, *, tls=False, unix=False, send_buffer=None):
         self.script, self.tls, self.send_buffer = script, tls, send_buffer
+        self.scheme = "https" if tls else "http"  # what its URL says; a test may lie
         self.peers = []
         self.errors = []
         self.is_closed = False
@@ -224,9 +225,8 @@ class Backend:
     def url(self):
         if self.path:
             return "unix:%s|http://localhost" % self.path
-        if self.tls:
-            return "https://localhost:%d" % self.port
-        return "http://127.0.0.1:%d" % self.port
+        host = "localhost" if self.scheme == "https" else "127.0.0.1"
+        return "%s://%s:%d" % (self.scheme, host, self.port)
 
     def _accept(self, listener):
         while True:
