@@ -187,14 +187,14 @@ static int add_vary(void *rec, const char *name, const char *value)
     return 1;
 }
 
-/* Headers that a backend may answer by. A hint's result belongs to one credential. */
-static const char *vary_of(mcp_cache_request_t *q)
+/* Headers that a backend may answer by. A private result of a list belongs to one credential. */
+static const char *vary_of(mcp_cache_request_t *q, int is_private)
 {
     apr_array_header_t *lines = apr_array_make(q->r->pool, 4, sizeof(const char *));
     const char *authorization = apr_table_get(q->r->headers_in, "Authorization");
 
     apr_table_do(add_vary, lines, q->r->headers_in, NULL);
-    if (q->by_hints && authorization) {
+    if (q->by_hints && is_private && authorization) {
         APR_ARRAY_PUSH(lines, const char *) = "Authorization";
         APR_ARRAY_PUSH(lines, const char *) = mcp_cache_key_hex(authorization,
                                                                 strlen(authorization),
@@ -320,6 +320,7 @@ static int digest_keys(mcp_cache_request_t *q, mcp_cache_key_t *key, const char 
     if (q->by_hints && mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_TRUST_PUBLIC)) {
         q->by_hints = 2;
         key->audience = "public";
+        key->vary = vary_of(q, 0);
         key->caller = key->session = NULL;
         query->count = 2;
         return mcp_cache_key_digest(key, q->r->pool, query->digest[1]) == APR_SUCCESS;
@@ -343,7 +344,7 @@ static int make_key(mcp_cache_request_t *q, const char *identity)
     key.version = apr_psprintf(q->r->pool, "%s\n%s", header ? header : "",
                                q->rpc->version ? q->rpc->version : "");
     key.session = q->tool && q->tool->scope == MCP_CACHE_SCOPE_SESSION ? q->session : NULL;
-    key.vary = vary_of(q);
+    key.vary = vary_of(q, 1);
     if (mcp_cache_key_params(&key, q->rpc->params, q->r->pool) != APR_SUCCESS
         || !digest_keys(q, &key, caller)) {
         return 0;

@@ -2,14 +2,10 @@
 """A gateway with mod_mcp_cache, alone or beside mod_mcp_proxy, and a backend that counts calls."""
 import json
 import pathlib
-import random
-import shutil
 import subprocess
-import tempfile
-import time
 
 from . import gateway as gateways
-from .client import ACCEPT, JSON
+from .client import ACCEPT, JSON, basic
 from .wait import wait_until
 
 MODULE = gateways.BUILD / "mod_mcp_cache" / ".libs" / "mod_mcp_cache.so"
@@ -96,15 +92,10 @@ def post(gateway, message, *, user=None, headers=(), path="/mcp", connection=Non
     names = [name.lower() for name, _ in headers]
     mine = [pair for pair in mine[:2] if pair[0].lower() not in names] + list(headers)
     if user:
-        mine.append(gateways_basic(user))
+        mine.append(basic(user, gateways.USERS[user]))
     if connection:
         return connection.request("POST", path, mine, body).finish()
     return gateway.request("POST", path, mine, body)
-
-
-def gateways_basic(user):
-    from .client import basic
-    return basic(user, gateways.USERS[user])
 
 
 def status(answer):
@@ -115,6 +106,31 @@ def status(answer):
     return {"mcp; fwd=miss; stored": "miss", "mcp; fwd=bypass": "bypass"}.get(said, said)
 
 
-def settled(gateway):
-    """For tests with MCPCacheCoalesce Off only: nothing else says that a result has been stored."""
-    return gateway
+
+class Tool:
+    """A script for a backend: answer(peer, message) for each request, and all messages kept."""
+
+    def __init__(self, answer):
+        self.answer, self.calls = answer, []
+
+    def __call__(self, peer):
+        while True:
+            request = peer.read_request()
+            message = json.loads(request.body) if request.body else {}
+            self.calls.append(message)
+            self.answer(peer, message)
+
+
+def as_json(peer, message, result=None, **options):
+    """The plain answer: the result, with the request's id."""
+    value = {"n": 1} if result is None else result
+    peer.answer(json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "result": value}).encode(),
+                **options)
+
+
+def as_stream(peer, *messages):
+    """An event stream of these messages, then its end."""
+    peer.begin_stream()
+    for message in messages:
+        peer.chunk(b"event: message\ndata: " + json.dumps(message).encode() + b"\n\n")
+    peer.end_chunks()
