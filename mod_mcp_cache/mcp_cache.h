@@ -44,6 +44,8 @@ typedef struct mcp_cache_request_t {
     const mcp_rpc_t *rpc;
     const mcp_cache_tool_t *tool; /* NULL if by_hints */
     int label;                    /* for metrics */
+    const char *where;            /* vhost, path and backend; mod_proxy changes its own later */
+    const char *identity;         /* of httpd's user; NULL: nobody is authenticated */
     const char *feed;             /* whose notifications concern it; valid without asks, too */
     const char *session;          /* the id that the client sent; NULL: none */
     unsigned char session_digest[MCP_CACHE_DIGEST];
@@ -82,7 +84,7 @@ int mcp_cache_fixups(request_rec *r);
 /** The record of this request, judged. NULL: the cache has nothing to do with it. */
 mcp_cache_request_t *mcp_cache_request(request_rec *r);
 /** The digest of a session id that this caller uses here. 0: there is none. */
-int mcp_cache_digest_session(request_rec *r, const char *session,
+int mcp_cache_digest_session(const mcp_cache_request_t *q, const char *session,
                              unsigned char digest[MCP_CACHE_DIGEST]);
 /** The tags of a notification: see mcp_cache_tag_e. */
 apr_uint64_t mcp_cache_feed_tag(const char *feed, const char *what);

@@ -161,7 +161,7 @@ static void note_session(filter_t *ctx)
     unsigned char digest[MCP_CACHE_DIGEST];
 
     if (!q->session) {
-        if (issued && r->status == HTTP_OK && mcp_cache_digest_session(r, issued, digest)) {
+        if (issued && r->status == HTTP_OK && mcp_cache_digest_session(q, issued, digest)) {
             mcp_cache_keep_session(digest, MCP_CACHE_SESSION_LIVE);
         }
         return;

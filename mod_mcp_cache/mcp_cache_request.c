@@ -123,20 +123,20 @@ static const char *session_of(request_rec *r)
 }
 
 /* A session is one identity's: a mark that somebody else's request left does not count. */
-int mcp_cache_digest_session(request_rec *r, const char *session,
+int mcp_cache_digest_session(const mcp_cache_request_t *q, const char *session,
                              unsigned char digest[MCP_CACHE_DIGEST])
 {
     mcp_cache_key_t key = {0};
 
-    key.where = where_of(r, 0);
+    key.where = q->where;
     key.method = key.audience = "session";
-    key.caller = mcp_request_identity(r);
+    key.caller = q->identity;
     key.session = session;
-    return mcp_cache_key_digest(&key, r->pool, digest) == APR_SUCCESS;
+    return mcp_cache_key_digest(&key, q->r->pool, digest) == APR_SUCCESS;
 }
 
 /* Who asks, with the kind of proof in front so that no two kinds can name the same. NULL: unknown. */
-static const char *caller_of(mcp_cache_request_t *q, const char *identity)
+static const char *caller_of(mcp_cache_request_t *q)
 {
     const ap_expr_info_t *expr = q->tool && q->tool->key ? q->tool->key
                                                          : mcp_cache_key_expr(q->r->per_dir_config);
@@ -146,8 +146,8 @@ static const char *caller_of(mcp_cache_request_t *q, const char *identity)
         value = ap_expr_str_exec(q->r, expr, &error);
         return value && *value && !error ? apr_pstrcat(q->r->pool, "key:", value, NULL) : NULL;
     }
-    if (identity) {
-        return apr_pstrcat(q->r->pool, "user:", identity, NULL);
+    if (q->identity) {
+        return apr_pstrcat(q->r->pool, "user:", q->identity, NULL);
     }
     authorization = apr_table_get(q->r->headers_in, "Authorization");
     if (authorization && *authorization) {
@@ -329,10 +329,10 @@ static int digest_keys(mcp_cache_request_t *q, mcp_cache_key_t *key, const char 
 }
 
 /* Everything that goes into the key, or 0 where there can be none. */
-static int make_key(mcp_cache_request_t *q, const char *identity)
+static int make_key(mcp_cache_request_t *q)
 {
     int shared = q->tool && q->tool->scope == MCP_CACHE_SCOPE_SHARED;
-    const char *caller = shared ? NULL : caller_of(q, identity);
+    const char *caller = shared ? NULL : caller_of(q);
     const char *header = apr_table_get(q->r->headers_in, "MCP-Protocol-Version");
     mcp_cache_key_t key = {0};
 
@@ -354,7 +354,7 @@ static int make_key(mcp_cache_request_t *q, const char *identity)
     return 1;
 }
 
-static void judge(mcp_cache_request_t *q, const char *identity)
+static void judge(mcp_cache_request_t *q)
 {
     request_rec *r = q->r;
     const char *control = apr_table_get(r->headers_in, "Cache-Control");
@@ -370,28 +370,28 @@ static void judge(mcp_cache_request_t *q, const char *identity)
         return;
     }
     q->refresh = has_directive(control, "no-cache") || has_directive(control, "max-age=0");
-    q->asks = make_key(q, identity);
+    q->asks = make_key(q);
 }
 
 mcp_cache_request_t *mcp_cache_request(request_rec *r)
 {
     mcp_cache_request_t *q = ap_get_module_config(r->request_config, &mcp_cache_module);
-    const char *identity;
 
     if (q || r->main || r->method_number == M_OPTIONS || !is_active(r)) {
         return q;
     }
     q = apr_pcalloc(r->pool, sizeof(*q));
     q->r = r;
-    identity = mcp_request_identity(r);
+    q->identity = mcp_request_identity(r);
+    q->where = where_of(r, 0);
     q->feed = feed_of(r);
     q->session = mcp_request_is_stateless(r) ? NULL : session_of(r);
     ap_set_module_config(r->request_config, &mcp_cache_module, q);
-    if (q->session && !mcp_cache_digest_session(r, q->session, q->session_digest)) {
+    if (q->session && !mcp_cache_digest_session(q, q->session, q->session_digest)) {
         q->session = NULL;
         return q;
     }
     q->query.session = q->session ? q->session_digest : NULL;
-    judge(q, identity);
+    judge(q);
     return q;
 }
