@@ -59,6 +59,7 @@ typedef struct mcp_cache_request_t {
     int forwarded;                /* a filter has been put in, the backend is asked */
     unsigned char flight_digest[MCP_CACHE_DIGEST];
     mcp_cache_ticket_t ticket;
+    int joined;                   /* flight_digest is valid */
     apr_time_t wait_until;        /* 0: has not waited */
     struct mcp_cache_waiter_t *waiter;
 } mcp_cache_request_t;

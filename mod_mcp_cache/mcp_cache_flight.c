@@ -2,7 +2,8 @@
 /*
  * Rows in sets; a digest belongs to one set and takes any row of it. One robust lock over all rows,
  * held for the walk over one set. A row's sequence moves whenever a flight ends, so "is it still
- * up" is one atomic read. A set without a free row means that the request goes alone.
+ * up" is one atomic read. A set without a free row means that the request goes alone. A free row
+ * remembers whose it was: who looked before a landing and joins behind it must look again.
  */
 #include "mcp_cache_flight.h"
 
@@ -28,6 +29,7 @@ typedef struct row_t {
     unsigned char digest[MCP_CACHE_DIGEST];
     apr_uint64_t sequence; /* atomic for readers without the lock */
     apr_time_t until;      /* of ALONE */
+    apr_time_t landed;     /* of FREE: when that digest's flight ended with an answer */
     pid_t pid;             /* of the leader */
     apr_uint32_t state;
 } row_t;
@@ -76,6 +78,7 @@ static void lock(mcp_cache_flights_t *flights)
 
     if (pthread_mutex_lock(&flights->mutex) == EOWNERDEAD) {
         for (i = 0; i < SETS * ROWS_OF_SET; i++) {
+            flights->rows[i].landed = 0;
             end_locked(&flights->rows[i], FREE);
         }
         pthread_mutex_consistent(&flights->mutex);
@@ -87,17 +90,20 @@ static row_t *set_of(mcp_cache_flights_t *flights, const unsigned char *digest)
     return &flights->rows[digest[MCP_CACHE_DIGEST - 1] % SETS * ROWS_OF_SET];
 }
 
-/* The row of that digest; else one to take; else NULL. */
+/* The row that has or had that digest; else one to take; else NULL. */
 static row_t *find_locked(row_t *set, const unsigned char *digest)
 {
     row_t *spare = NULL;
     int i;
 
     for (i = 0; i < ROWS_OF_SET; i++) {
-        if (set[i].state != FREE && !memcmp(set[i].digest, digest, MCP_CACHE_DIGEST)) {
+        if (!memcmp(set[i].digest, digest, MCP_CACHE_DIGEST)) {
             return &set[i];
         }
-        if (set[i].state == FREE || (set[i].state == ALONE && (!spare || spare->state != FREE))) {
+        if (set[i].state == FREE && (!spare || spare->state != FREE
+                                     || set[i].landed < spare->landed)) {
+            spare = &set[i];
+        } else if (set[i].state == ALONE && !spare) {
             spare = &set[i];
         }
     }
@@ -111,28 +117,40 @@ static void lead_locked(row_t *row, const unsigned char *digest)
     row->state = UP;
 }
 
+/* What a request with this digest is to do, given the row of it, or one that it may take. */
+static mcp_cache_flight_e judge_locked(const row_t *row, const unsigned char *digest,
+                                       apr_time_t looked)
+{
+    if (!row) {
+        return MCP_CACHE_FLIGHT_ALONE;
+    }
+    if (memcmp(row->digest, digest, MCP_CACHE_DIGEST)) {
+        return MCP_CACHE_FLIGHT_LEAD;
+    }
+    switch (row->state) {
+    case UP:
+        return MCP_CACHE_FLIGHT_WAIT;
+    case ALONE:
+        return row->until <= mcp_clock_now() ? MCP_CACHE_FLIGHT_LEAD : MCP_CACHE_FLIGHT_ALONE;
+    default:
+        return row->landed >= looked ? MCP_CACHE_FLIGHT_AGAIN : MCP_CACHE_FLIGHT_LEAD;
+    }
+}
+
 mcp_cache_flight_e mcp_cache_flight_join(mcp_cache_flights_t *flights,
                                          const unsigned char digest[MCP_CACHE_DIGEST],
-                                         mcp_cache_ticket_t *ticket)
+                                         apr_time_t looked, mcp_cache_ticket_t *ticket)
 {
-    mcp_cache_flight_e result = MCP_CACHE_FLIGHT_ALONE;
+    mcp_cache_flight_e result;
     row_t *row;
 
     lock(flights);
     row = find_locked(set_of(flights, digest), digest);
-    if (row && row->state != FREE && !memcmp(row->digest, digest, MCP_CACHE_DIGEST)) {
-        if (row->state == UP) {
-            result = MCP_CACHE_FLIGHT_WAIT;
-        } else if (row->until <= mcp_clock_now()) {
-            result = MCP_CACHE_FLIGHT_LEAD;
-        }
-    } else if (row) {
-        result = MCP_CACHE_FLIGHT_LEAD;
-    }
+    result = judge_locked(row, digest, looked);
     if (result == MCP_CACHE_FLIGHT_LEAD) {
         lead_locked(row, digest);
     }
-    if (result != MCP_CACHE_FLIGHT_ALONE) {
+    if (result == MCP_CACHE_FLIGHT_LEAD || result == MCP_CACHE_FLIGHT_WAIT) {
         ticket->row = (apr_uint32_t)(row - flights->rows);
         ticket->sequence = row->sequence;
     }
@@ -141,14 +159,16 @@ mcp_cache_flight_e mcp_cache_flight_join(mcp_cache_flights_t *flights,
 }
 
 void mcp_cache_flight_land(mcp_cache_flights_t *flights, const mcp_cache_ticket_t *ticket,
-                           int alone)
+                           mcp_cache_landing_e how)
 {
     row_t *row = &flights->rows[ticket->row];
+    apr_time_t now = mcp_clock_now();
 
     lock(flights);
     if (row->sequence == ticket->sequence && row->state == UP) {
-        row->until = mcp_clock_now() + MCP_CACHE_FLIGHT_ALONE_FOR;
-        end_locked(row, alone ? ALONE : FREE);
+        row->landed = how == MCP_CACHE_LANDED_STORED ? now : 0;
+        row->until = now + MCP_CACHE_FLIGHT_ALONE_FOR;
+        end_locked(row, how == MCP_CACHE_LANDED_REFUSED ? ALONE : FREE);
     }
     pthread_mutex_unlock(&flights->mutex);
 }
@@ -166,6 +186,7 @@ void mcp_cache_flight_reap(mcp_cache_flights_t *flights, const mcp_cache_ticket_
     lock(flights);
     if (row->sequence == ticket->sequence && row->state == UP && kill(row->pid, 0)
         && errno == ESRCH) {
+        row->landed = 0;
         end_locked(row, FREE);
     }
     pthread_mutex_unlock(&flights->mutex);

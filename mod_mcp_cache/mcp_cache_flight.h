@@ -24,7 +24,8 @@ typedef struct mcp_cache_ticket_t {
 typedef enum {
     MCP_CACHE_FLIGHT_LEAD,  /* ask the backend; then mcp_cache_flight_land(), whatever happens */
     MCP_CACHE_FLIGHT_WAIT,  /* until mcp_cache_flight_is_up() is 0; then look again, join again */
-    MCP_CACHE_FLIGHT_ALONE  /* ask the backend and tell nobody */
+    MCP_CACHE_FLIGHT_ALONE, /* ask the backend and tell nobody */
+    MCP_CACHE_FLIGHT_AGAIN  /* one has landed since the caller looked: look again */
 } mcp_cache_flight_e;
 
 /* After an answer that may not be stored, equal requests do not wait for each other so long. */
@@ -39,14 +40,24 @@ mcp_cache_flights_t *mcp_cache_flight_init(void *mem);
 /** The table that an earlier mcp_cache_flight_init() laid out there. */
 mcp_cache_flights_t *mcp_cache_flight_attach(void *mem);
 
-/** Take part. @a ticket is filled in for a leader and for one who waits. Any thread. */
+/**
+ * Take part. Any thread.
+ * @param looked mcp_clock_now() before the caller looked for a stored answer
+ * @param ticket filled in for a leader and for one who waits
+ */
 mcp_cache_flight_e mcp_cache_flight_join(mcp_cache_flights_t *flights,
                                          const unsigned char digest[MCP_CACHE_DIGEST],
-                                         mcp_cache_ticket_t *ticket);
+                                         apr_time_t looked, mcp_cache_ticket_t *ticket);
 
-/** The leader's end. @a alone: there is an answer and it may not be stored. Any thread. */
+typedef enum {
+    MCP_CACHE_LANDED_STORED,  /* there is an answer, for all */
+    MCP_CACHE_LANDED_REFUSED, /* there is one, and it may not be stored: each asks for himself */
+    MCP_CACHE_LANDED_FAILED   /* there is none: the next one leads */
+} mcp_cache_landing_e;
+
+/** The leader's end. Any thread. */
 void mcp_cache_flight_land(mcp_cache_flights_t *flights, const mcp_cache_ticket_t *ticket,
-                           int alone);
+                           mcp_cache_landing_e how);
 
 /** Whether the leader still flies. No lock: may be asked often. */
 int mcp_cache_flight_is_up(const mcp_cache_flights_t *flights, const mcp_cache_ticket_t *ticket);

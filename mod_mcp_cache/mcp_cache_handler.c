@@ -17,6 +17,9 @@
 /* One who has waited this long for others asks the backend himself. */
 #define MAX_WAIT apr_time_from_sec(300)
 
+/* An answer may be gone again when it is looked for; then the backend is asked. */
+#define MAX_TRIES 4
+
 void mcp_cache_note(mcp_cache_request_t *q, mcp_cache_result_e result)
 {
     static const char *const names[] = {"bypass", "hit", "miss", "stale"};
@@ -82,7 +85,7 @@ static int use_near(mcp_cache_request_t *q, mcp_cache_entry_t *hit, apr_interval
     const mcp_cache_env_t *env = mcp_cache_env();
     mcp_span_t value;
 
-    if (!env->is_far || !q->wait_until
+    if (!env->is_far || !q->joined
         || mcp_cache_shm_get(env->near, q->flight_digest, q->r->pool, &value, left) != APR_SUCCESS
         || mcp_cache_entry_read(hit, value, q->query.digest[0]) != APR_SUCCESS) {
         return 0;
@@ -157,56 +160,65 @@ static apr_status_t land_unfinished(void *data)
 
     if (q->leads) {
         q->leads = 0;
-        mcp_cache_flight_land(mcp_cache_env()->flights, &q->ticket, 0);
+        mcp_cache_flight_land(mcp_cache_env()->flights, &q->ticket, MCP_CACHE_LANDED_FAILED);
     }
     return APR_SUCCESS;
 }
 
-/* Whether this request must wait. Otherwise it asks the backend, maybe for others, too. */
-static int must_wait(mcp_cache_request_t *q)
+/* What to do about equal requests. */
+static mcp_cache_flight_e join(mcp_cache_request_t *q, apr_time_t looked)
 {
     int may_join = q->store_is_readable && !q->refresh
         && (q->old || mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_COALESCE));
-    apr_time_t now = mcp_clock_now();
+    mcp_cache_flight_e result;
 
-    if (!may_join || (q->wait_until && q->wait_until <= now) || !digest_flight(q)) {
-        return 0;
+    if (!may_join || (q->wait_until && q->wait_until <= looked) || !digest_flight(q)) {
+        return MCP_CACHE_FLIGHT_ALONE;
     }
-    switch (mcp_cache_flight_join(mcp_cache_env()->flights, q->flight_digest, &q->ticket)) {
-    case MCP_CACHE_FLIGHT_LEAD:
+    q->joined = 1;
+    result = mcp_cache_flight_join(mcp_cache_env()->flights, q->flight_digest, looked, &q->ticket);
+    if (result == MCP_CACHE_FLIGHT_LEAD) {
         q->leads = 1;
         apr_pool_cleanup_register(q->r->pool, q, land_unfinished, apr_pool_cleanup_null);
-        return 0;
-    case MCP_CACHE_FLIGHT_WAIT:
-        q->wait_until = q->wait_until ? q->wait_until : now + MAX_WAIT;
-        return 1;
-    default:
-        return 0;
+    } else if (result == MCP_CACHE_FLIGHT_WAIT && !q->wait_until) {
+        q->wait_until = looked + MAX_WAIT;
     }
+    return result;
+}
+
+static int pass_on(mcp_cache_request_t *q, mcp_cache_result_e result)
+{
+    mcp_cache_note(q, result);
+    mcp_cache_watch(q);
+    return DECLINED;
 }
 
 static int ask(mcp_cache_request_t *q)
 {
     apr_interval_time_t left = 0;
     mcp_cache_entry_t hit;
-    int status = mcp_request_check_headers(q->r);
+    mcp_cache_flight_e flight;
+    int status = mcp_request_check_headers(q->r), tries = 0;
 
     if (status != OK) {
         return mcp_error_send(q->r, status);
     }
-    if (look(q, &hit, &left)) {
-        return serve(q, &hit, left);
-    }
-    if (q->query.session && q->query.session_state == MCP_CACHE_SESSION_ENDED) {
-        q->asks = 0; /* the backend has the word */
-        mcp_cache_note(q, MCP_CACHE_RESULT_BYPASS);
-    } else if (must_wait(q)) {
+    do {
+        apr_time_t looked = mcp_clock_now();
+
+        if (look(q, &hit, &left)) {
+            return serve(q, &hit, left);
+        }
+        if (q->query.session && q->query.session_state == MCP_CACHE_SESSION_ENDED) {
+            q->asks = 0; /* the backend has the word */
+            return pass_on(q, MCP_CACHE_RESULT_BYPASS);
+        }
+        flight = join(q, looked);
+    } while (flight == MCP_CACHE_FLIGHT_AGAIN && ++tries < MAX_TRIES);
+    if (flight == MCP_CACHE_FLIGHT_WAIT) {
         return q->old ? serve(q, q->old, q->old_left) : mcp_cache_wait(q);
-    } else {
-        mcp_cache_note(q, MCP_CACHE_RESULT_MISS);
     }
-    mcp_cache_watch(q);
-    return DECLINED;
+    return pass_on(q, MCP_CACHE_RESULT_MISS);
 }
 
 int mcp_cache_handler(request_rec *r)
@@ -224,7 +236,7 @@ int mcp_cache_handler(request_rec *r)
         return ask(q);
     }
     if (r->method_number == M_POST) {
-        mcp_cache_note(q, MCP_CACHE_RESULT_BYPASS);
+        return pass_on(q, MCP_CACHE_RESULT_BYPASS);
     }
     mcp_cache_watch(q);
     return DECLINED;

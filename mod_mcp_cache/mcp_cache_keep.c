@@ -22,6 +22,7 @@ struct mcp_cache_keep_t {
     int by_hints;                  /* 2: "public" counts */
     const char *label;
     mcp_cache_entry_t entry;       /* digest: of the one who asked */
+    mcp_cache_generations_t generations;
     unsigned char public_digest[MCP_CACHE_DIGEST];
     int leads;
     mcp_cache_ticket_t ticket;
@@ -55,7 +56,7 @@ static void post(mcp_cache_keep_t *k)
         return;
     }
     if (k->leads) {
-        mcp_cache_flight_land(env->flights, &k->ticket, 0);
+        mcp_cache_flight_land(env->flights, &k->ticket, MCP_CACHE_LANDED_FAILED);
     }
     if (k->capture) {
         mcp_cache_capture_destroy(k->capture);
@@ -128,14 +129,16 @@ static int read_hints(mcp_cache_keep_t *k, const mcp_cache_answer_t *answer)
 static void store_answer(mcp_cache_keep_t *k, const mcp_cache_answer_t *answer)
 {
     const mcp_cache_env_t *env = mcp_cache_env();
+    mcp_cache_put_t put = {k->label, k->entry.digest, {NULL, 0}, k->entry.ttl + k->entry.stale,
+                           &k->generations};
     mcp_span_t value;
 
     k->entry.payload = answer->result;
     k->entry.flags |= answer->newlines ? MCP_CACHE_ENTRY_NEWLINES : 0;
     value = mcp_cache_entry_write(&k->entry, k->pool);
     if (k->known) {
-        env->store->class->put(env->store, k->label, k->entry.digest, value,
-                               k->entry.ttl + k->entry.stale);
+        put.value = value;
+        env->store->class->put(env->store, &put);
     }
     if (env->is_far && k->near) {
         mcp_cache_shm_put(env->near, k->flight_digest, value,
@@ -145,6 +148,9 @@ static void store_answer(mcp_cache_keep_t *k, const mcp_cache_answer_t *answer)
 
 static void run_keep(mcp_cache_job_t *job)
 {
+    static const mcp_cache_landing_e landings[] = {
+        MCP_CACHE_LANDED_STORED, MCP_CACHE_LANDED_REFUSED, MCP_CACHE_LANDED_FAILED
+    };
     mcp_cache_keep_t *k = (mcp_cache_keep_t *)job;
     const mcp_cache_env_t *env = mcp_cache_env();
     mcp_cache_answer_t answer;
@@ -160,7 +166,7 @@ static void run_keep(mcp_cache_job_t *job)
         store_answer(k, &answer);
     }
     if (k->leads) {
-        mcp_cache_flight_land(env->flights, &k->ticket, verdict == MCP_CACHE_ANSWER_REFUSE);
+        mcp_cache_flight_land(env->flights, &k->ticket, landings[verdict]);
     }
     mcp_cache_capture_destroy(k->capture);
     apr_pool_destroy(k->pool);
@@ -175,6 +181,7 @@ static void copy_entry(mcp_cache_keep_t *k, const mcp_cache_request_t *q, const 
     memcpy(k->public_digest, q->query.digest[1], MCP_CACHE_DIGEST);
     k->entry.ttl = q->tool ? q->tool->ttl : 0;
     k->entry.stale = mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_STALE);
+    k->generations = q->query.generations;
     memcpy(k->entry.generation, q->query.generations.value, sizeof(k->entry.generation));
     k->entry.flags = flags;
     k->entry.headers.p = copy;

@@ -258,10 +258,39 @@ static apr_pool_t *scratch(void)
     return apr_pool_create_unmanaged_ex(&p, NULL, NULL) == APR_SUCCESS ? p : NULL;
 }
 
-static apr_status_t redis_put(mcp_cache_store_t *store, const char *label,
-                              const unsigned char digest[MCP_CACHE_DIGEST], mcp_span_t value,
-                              apr_interval_time_t life)
+/* Whether the generations are what they were. APR_EEXIST: one has moved. */
+static apr_status_t check_generations(redis_store_t *s, const mcp_cache_generations_t *g,
+                                      apr_pool_t *p)
 {
+    mcp_redis_command_t command;
+    args_t args = {{NULL}, {0}, 0};
+    apr_status_t rv;
+    int i, at = 0;
+
+    add(&args, "MGET");
+    for (i = 0; i < MCP_CACHE_TAGS; i++) {
+        if (g->tag[i]) {
+            add(&args, generation_key(g->tag[i], p));
+        }
+    }
+    set_command(&command, &args, REDIS_REPLY_ARRAY);
+    rv = run(s, &command, 1, mcp_clock_now() + WRITE_TIMEOUT);
+    if (rv != APR_SUCCESS) {
+        return rv;
+    }
+    for (i = 0; i < MCP_CACHE_TAGS; i++) {
+        if (g->tag[i] && ((size_t)at >= command.reply->elements
+                          || read_generation(command.reply->element[at++]) != g->value[i])) {
+            rv = APR_EEXIST;
+        }
+    }
+    mcp_redis_free_replies(&command, 1);
+    return rv;
+}
+
+static apr_status_t redis_put(mcp_cache_store_t *store, const mcp_cache_put_t *put)
+{
+    redis_store_t *s = (redis_store_t *)store;
     apr_pool_t *p = scratch();
     args_t args = {{NULL}, {0}, 0};
     apr_status_t rv;
@@ -270,11 +299,14 @@ static apr_status_t redis_put(mcp_cache_store_t *store, const char *label,
         return APR_ENOMEM;
     }
     add(&args, "SET");
-    add(&args, value_key(label, digest, p));
-    add_bytes(&args, value.p, value.len);
+    add(&args, value_key(put->label, put->digest, p));
+    add_bytes(&args, put->value.p, put->value.len);
     add(&args, "PX");
-    add(&args, apr_psprintf(p, "%" APR_INT64_T_FMT, (apr_int64_t)apr_time_as_msec(life)));
-    rv = apr_time_as_msec(life) > 0 ? run_set((redis_store_t *)store, &args) : APR_SUCCESS;
+    add(&args, apr_psprintf(p, "%" APR_INT64_T_FMT, (apr_int64_t)apr_time_as_msec(put->life)));
+    rv = check_generations(s, put->generations, p);
+    if (rv == APR_SUCCESS && apr_time_as_msec(put->life) > 0) {
+        rv = run_set(s, &args);
+    }
     apr_pool_destroy(p);
     return rv;
 }

@@ -439,11 +439,18 @@ static apr_status_t shm_lookup(mcp_cache_store_t *store, mcp_cache_query_t *quer
     return APR_SUCCESS;
 }
 
-static apr_status_t shm_put(mcp_cache_store_t *store, const char *label,
-                            const unsigned char digest[MCP_CACHE_DIGEST], mcp_span_t value,
-                            apr_interval_time_t life)
+static apr_status_t shm_put(mcp_cache_store_t *store, const mcp_cache_put_t *put)
 {
-    return mcp_cache_shm_put(shm_of(store), digest, value, life);
+    mcp_cache_shm_t *shm = shm_of(store);
+    const mcp_cache_generations_t *g = put->generations;
+    int i;
+
+    for (i = 0; i < MCP_CACHE_TAGS; i++) {
+        if (g->tag[i] && mcp_cache_shm_generation(shm, g->tag[i]) != g->value[i]) {
+            return APR_EEXIST;
+        }
+    }
+    return mcp_cache_shm_put(shm, put->digest, put->value, put->life);
 }
 
 static apr_status_t shm_invalidate(mcp_cache_store_t *store, apr_uint64_t tag)

@@ -33,16 +33,26 @@ typedef struct mcp_cache_query_t {
     mcp_cache_session_e session_state;        /* out */
 } mcp_cache_query_t;
 
+typedef struct mcp_cache_put_t {
+    const char *label;
+    const unsigned char *digest;
+    mcp_span_t value;
+    apr_interval_time_t life;
+    const mcp_cache_generations_t *generations; /* as they were before the backend was asked */
+} mcp_cache_put_t;
+
 typedef struct mcp_cache_store_t mcp_cache_store_t;
 
 typedef struct mcp_cache_store_class_t {
     const char *name;
     /** Everything that the query names, at once. Any thread. Values come from @a p. */
     apr_status_t (*lookup)(mcp_cache_store_t *store, mcp_cache_query_t *query, apr_pool_t *p);
-    /** Keep @a value for @a life. May wait for the store: on the writer's thread only. */
-    apr_status_t (*put)(mcp_cache_store_t *store, const char *label,
-                        const unsigned char digest[MCP_CACHE_DIGEST], mcp_span_t value,
-                        apr_interval_time_t life);
+    /**
+     * Keep a value. May wait for the store: on the writer's thread only.
+     * @return APR_EEXIST: a generation has moved since: the value would be dead, and might take the
+     *         place of one that lives
+     */
+    apr_status_t (*put)(mcp_cache_store_t *store, const mcp_cache_put_t *put);
     /** Move one generation. When it returns APR_SUCCESS every gateway sees it. May wait. */
     apr_status_t (*invalidate)(mcp_cache_store_t *store, apr_uint64_t tag);
     /** Note what became of a session. An ended one stays ended. May wait. */

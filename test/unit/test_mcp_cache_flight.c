@@ -40,7 +40,7 @@ static const unsigned char *digest_of(unsigned number)
 
 static mcp_cache_flight_e join(unsigned number, mcp_cache_ticket_t *ticket)
 {
-    return mcp_cache_flight_join(flights, digest_of(number), ticket);
+    return mcp_cache_flight_join(flights, digest_of(number), mcp_clock_now(), ticket);
 }
 
 START_TEST(one_leads_and_the_others_wait)
@@ -54,7 +54,7 @@ START_TEST(one_leads_and_the_others_wait)
     }
     ck_assert_int_eq(join(2, &other), MCP_CACHE_FLIGHT_LEAD);
     ck_assert(mcp_cache_flight_is_up(flights, &waiter));
-    mcp_cache_flight_land(flights, &leader, 0);
+    mcp_cache_flight_land(flights, &leader, MCP_CACHE_LANDED_FAILED);
     ck_assert(!mcp_cache_flight_is_up(flights, &waiter));
     ck_assert(mcp_cache_flight_is_up(flights, &other));
 }
@@ -65,10 +65,10 @@ START_TEST(after_a_landing_the_next_leads_again)
     mcp_cache_ticket_t leader, next;
 
     join(1, &leader);
-    mcp_cache_flight_land(flights, &leader, 0);
+    mcp_cache_flight_land(flights, &leader, MCP_CACHE_LANDED_FAILED);
     ck_assert_int_eq(join(1, &next), MCP_CACHE_FLIGHT_LEAD);
     /* What the first one says late does not land the second. */
-    mcp_cache_flight_land(flights, &leader, 0);
+    mcp_cache_flight_land(flights, &leader, MCP_CACHE_LANDED_FAILED);
     ck_assert(mcp_cache_flight_is_up(flights, &next));
 }
 END_TEST
@@ -78,11 +78,26 @@ START_TEST(after_an_answer_that_may_not_be_stored_nobody_waits_for_a_while)
     mcp_cache_ticket_t leader, next;
 
     join(1, &leader);
-    mcp_cache_flight_land(flights, &leader, 1);
+    mcp_cache_flight_land(flights, &leader, MCP_CACHE_LANDED_REFUSED);
     ck_assert_int_eq(join(1, &next), MCP_CACHE_FLIGHT_ALONE);
     mcp_clock_set(START + MCP_CACHE_FLIGHT_ALONE_FOR);
     ck_assert_int_eq(join(1, &next), MCP_CACHE_FLIGHT_LEAD);
     ck_assert_int_eq(join(1, &leader), MCP_CACHE_FLIGHT_WAIT);
+}
+END_TEST
+
+START_TEST(who_looked_before_an_answer_was_stored_looks_again)
+{
+    mcp_cache_ticket_t leader, next;
+
+    join(1, &leader);
+    mcp_clock_set(START + 10);
+    mcp_cache_flight_land(flights, &leader, MCP_CACHE_LANDED_STORED);
+    mcp_clock_set(START + 20);
+    ck_assert_int_eq(mcp_cache_flight_join(flights, digest_of(1), START + 10, &next),
+                     MCP_CACHE_FLIGHT_AGAIN);
+    ck_assert_int_eq(mcp_cache_flight_join(flights, digest_of(1), START + 11, &next),
+                     MCP_CACHE_FLIGHT_LEAD);
 }
 END_TEST
 
@@ -132,6 +147,7 @@ int main(void)
     tcase_add_test(table, one_leads_and_the_others_wait);
     tcase_add_test(table, after_a_landing_the_next_leads_again);
     tcase_add_test(table, after_an_answer_that_may_not_be_stored_nobody_waits_for_a_while);
+    tcase_add_test(table, who_looked_before_an_answer_was_stored_looks_again);
     tcase_add_test(table, a_full_table_sends_everybody_on_alone);
     tcase_add_test(table, a_leader_whose_process_died_is_found_out);
     suite_add_tcase(suite, table);
