@@ -58,8 +58,10 @@ typedef struct mcp_cache_request_t {
     int leads;                    /* has a ticket that must be landed */
     int forwarded;                /* a filter has been put in, the backend is asked */
     unsigned char flight_digest[MCP_CACHE_DIGEST];
+    apr_uint64_t version;         /* of the generations; 0: not known */
+    unsigned char near_digest[MCP_CACHE_DIGEST]; /* both, for what lies beside a far store */
     mcp_cache_ticket_t ticket;
-    int joined;                   /* flight_digest is valid */
+    int joined;                   /* the three before are valid */
     apr_time_t wait_until;        /* 0: has not waited */
     struct mcp_cache_waiter_t *waiter;
 } mcp_cache_request_t;

@@ -27,6 +27,7 @@ typedef enum {
 
 typedef struct row_t {
     unsigned char digest[MCP_CACHE_DIGEST];
+    apr_uint64_t version;
     apr_uint64_t sequence; /* atomic for readers without the lock */
     apr_time_t until;      /* of ALONE */
     apr_time_t landed;     /* of FREE: when that digest's flight ended with an answer */
@@ -90,14 +91,19 @@ static row_t *set_of(mcp_cache_flights_t *flights, const unsigned char *digest)
     return &flights->rows[digest[MCP_CACHE_DIGEST - 1] % SETS * ROWS_OF_SET];
 }
 
+static int is_row_of(const row_t *row, const unsigned char *digest, apr_uint64_t version)
+{
+    return (row->version == version || !version) && !memcmp(row->digest, digest, MCP_CACHE_DIGEST);
+}
+
 /* The row that has or had that digest; else one to take; else NULL. */
-static row_t *find_locked(row_t *set, const unsigned char *digest)
+static row_t *find_locked(row_t *set, const unsigned char *digest, apr_uint64_t version)
 {
     row_t *spare = NULL;
     int i;
 
     for (i = 0; i < ROWS_OF_SET; i++) {
-        if (!memcmp(set[i].digest, digest, MCP_CACHE_DIGEST)) {
+        if (is_row_of(&set[i], digest, version)) {
             return &set[i];
         }
         if (set[i].state == FREE && (!spare || spare->state != FREE
@@ -110,8 +116,9 @@ static row_t *find_locked(row_t *set, const unsigned char *digest)
     return spare;
 }
 
-static void lead_locked(row_t *row, const unsigned char *digest)
+static void lead_locked(row_t *row, const unsigned char *digest, apr_uint64_t version)
 {
+    row->version = version;
     memcpy(row->digest, digest, MCP_CACHE_DIGEST);
     row->pid = getpid();
     row->state = UP;
@@ -119,12 +126,12 @@ static void lead_locked(row_t *row, const unsigned char *digest)
 
 /* What a request with this digest is to do, given the row of it, or one that it may take. */
 static mcp_cache_flight_e judge_locked(const row_t *row, const unsigned char *digest,
-                                       apr_time_t looked)
+                                       apr_uint64_t version, apr_time_t looked)
 {
     if (!row) {
         return MCP_CACHE_FLIGHT_ALONE;
     }
-    if (memcmp(row->digest, digest, MCP_CACHE_DIGEST)) {
+    if (!is_row_of(row, digest, version)) {
         return MCP_CACHE_FLIGHT_LEAD;
     }
     switch (row->state) {
@@ -139,16 +146,17 @@ static mcp_cache_flight_e judge_locked(const row_t *row, const unsigned char *di
 
 mcp_cache_flight_e mcp_cache_flight_join(mcp_cache_flights_t *flights,
                                          const unsigned char digest[MCP_CACHE_DIGEST],
-                                         apr_time_t looked, mcp_cache_ticket_t *ticket)
+                                         apr_uint64_t version, apr_time_t looked,
+                                         mcp_cache_ticket_t *ticket)
 {
     mcp_cache_flight_e result;
     row_t *row;
 
     lock(flights);
-    row = find_locked(set_of(flights, digest), digest);
-    result = judge_locked(row, digest, looked);
+    row = find_locked(set_of(flights, digest), digest, version);
+    result = judge_locked(row, digest, version, looked);
     if (result == MCP_CACHE_FLIGHT_LEAD) {
-        lead_locked(row, digest);
+        lead_locked(row, digest, version);
     }
     if (result == MCP_CACHE_FLIGHT_LEAD || result == MCP_CACHE_FLIGHT_WAIT) {
         ticket->row = (apr_uint32_t)(row - flights->rows);

@@ -9,9 +9,10 @@
 
 /*
  * Equal misses: one of them leads, that is, asks the backend; the others wait until it has landed,
- * in whatever child it flies. A table in shared memory, found by digest. The digest is one of a
- * caller's key and of the generations that were read for it, so nobody waits for an answer that is
- * not his, or that was asked for before he invalidated it.
+ * in whatever child it flies. A table in shared memory, found by the digest of the caller's key and
+ * by the version, which stands for the generations that were read for it: nobody waits for an answer
+ * that is not his, or that was asked for before he invalidated it. Who could not read generations
+ * (version 0) waits for any; he must look again afterwards, as everybody does.
  */
 
 typedef struct mcp_cache_flights_t mcp_cache_flights_t;
@@ -43,11 +44,13 @@ mcp_cache_flights_t *mcp_cache_flight_attach(void *mem);
 /**
  * Take part. Any thread.
  * @param looked mcp_clock_now() before the caller looked for a stored answer
+ * @param version of what he found out then; 0: nothing
  * @param ticket filled in for a leader and for one who waits
  */
 mcp_cache_flight_e mcp_cache_flight_join(mcp_cache_flights_t *flights,
                                          const unsigned char digest[MCP_CACHE_DIGEST],
-                                         apr_time_t looked, mcp_cache_ticket_t *ticket);
+                                         apr_uint64_t version, apr_time_t looked,
+                                         mcp_cache_ticket_t *ticket);
 
 typedef enum {
     MCP_CACHE_LANDED_STORED,  /* there is an answer, for all */

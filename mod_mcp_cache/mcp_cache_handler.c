@@ -86,7 +86,7 @@ static int use_near(mcp_cache_request_t *q, mcp_cache_entry_t *hit, apr_interval
     mcp_span_t value;
 
     if (!env->is_far || !q->joined
-        || mcp_cache_shm_get(env->near, q->flight_digest, q->r->pool, &value, left) != APR_SUCCESS
+        || mcp_cache_shm_get(env->near, q->near_digest, q->r->pool, &value, left) != APR_SUCCESS
         || mcp_cache_entry_read(hit, value, q->query.digest[0]) != APR_SUCCESS) {
         return 0;
     }
@@ -132,26 +132,25 @@ static int look(mcp_cache_request_t *q, mcp_cache_entry_t *hit, apr_interval_tim
     return 0;
 }
 
-/* The same caller, the same key, the same generations: only then one may wait for the other. */
+/* The same caller and the same key, at the same generations: only then one may wait for another. */
 static int digest_flight(mcp_cache_request_t *q)
 {
-    struct {
-        unsigned char digest[MCP_CACHE_DIGEST];
-        apr_uint64_t generation[MCP_CACHE_TAGS];
-        unsigned char session[MCP_CACHE_DIGEST];
-    } all;
+    unsigned char all[2 * MCP_CACHE_DIGEST + sizeof(apr_uint64_t)];
     const mcp_cache_query_t *query = &q->query;
+    const mcp_cache_generations_t *g = &query->generations;
 
-    memset(&all, 0, sizeof(all));
-    memcpy(all.digest, query->digest[0], MCP_CACHE_DIGEST);
-    if (q->known) {
-        memcpy(all.generation, query->generations.value, sizeof(all.generation));
-    }
+    memset(all, 0, sizeof(all));
+    memcpy(all, query->digest[0], MCP_CACHE_DIGEST);
     /* Where it is not sure that the backend still takes the session, others' answers say nothing. */
     if (query->session && query->session_state != MCP_CACHE_SESSION_LIVE) {
-        memcpy(all.session, query->session, MCP_CACHE_DIGEST);
+        memcpy(all + MCP_CACHE_DIGEST, query->session, MCP_CACHE_DIGEST);
     }
-    return EVP_Digest(&all, sizeof(all), q->flight_digest, NULL, EVP_sha256(), NULL) == 1;
+    q->version = q->known ? mcp_cache_hash(g->value, sizeof(g->value), 4) : 0;
+    if (!EVP_Digest(all, 2 * MCP_CACHE_DIGEST, q->flight_digest, NULL, EVP_sha256(), NULL)) {
+        return 0;
+    }
+    memcpy(all + 2 * MCP_CACHE_DIGEST, &q->version, sizeof(q->version));
+    return EVP_Digest(all, sizeof(all), q->near_digest, NULL, EVP_sha256(), NULL);
 }
 
 static apr_status_t land_unfinished(void *data)
@@ -176,7 +175,8 @@ static mcp_cache_flight_e join(mcp_cache_request_t *q, apr_time_t looked)
         return MCP_CACHE_FLIGHT_ALONE;
     }
     q->joined = 1;
-    result = mcp_cache_flight_join(mcp_cache_env()->flights, q->flight_digest, looked, &q->ticket);
+    result = mcp_cache_flight_join(mcp_cache_env()->flights, q->flight_digest, q->version, looked,
+                                   &q->ticket);
     if (result == MCP_CACHE_FLIGHT_LEAD) {
         q->leads = 1;
         apr_pool_cleanup_register(q->r->pool, q, land_unfinished, apr_pool_cleanup_null);

@@ -26,7 +26,7 @@ struct mcp_cache_keep_t {
     unsigned char public_digest[MCP_CACHE_DIGEST];
     int leads;
     mcp_cache_ticket_t ticket;
-    unsigned char flight_digest[MCP_CACHE_DIGEST];
+    unsigned char near_digest[MCP_CACHE_DIGEST];
     int near;                      /* somebody may wait for it */
     unsigned char session[MCP_CACHE_DIGEST];
     mcp_cache_session_e session_state; /* MCP_CACHE_SESSION_UNKNOWN: nothing to say */
@@ -141,7 +141,7 @@ static void store_answer(mcp_cache_keep_t *k, const mcp_cache_answer_t *answer)
         env->store->class->put(env->store, &put);
     }
     if (env->is_far && k->near) {
-        mcp_cache_shm_put(env->near, k->flight_digest, value,
+        mcp_cache_shm_put(env->near, k->near_digest, value,
                           k->entry.ttl < NEAR_LIFE ? k->entry.ttl : NEAR_LIFE);
     }
 }
@@ -206,7 +206,7 @@ void mcp_cache_keep(mcp_cache_request_t *q, struct mcp_cache_capture_t *capture,
     copy_entry(k, q, headers, flags);
     k->leads = k->near = q->leads;
     k->ticket = q->ticket;
-    memcpy(k->flight_digest, q->flight_digest, MCP_CACHE_DIGEST);
+    memcpy(k->near_digest, q->near_digest, MCP_CACHE_DIGEST);
     if (mark_session) {
         memcpy(k->session, q->session_digest, MCP_CACHE_DIGEST);
         k->session_state = MCP_CACHE_SESSION_LIVE;

@@ -117,9 +117,11 @@ def test_keys_of_another_type_are_misses(caching, backend, redis, pattern):
     for key in redis.keys(pattern):
         redis.command("DEL", key)
         redis.command("LPUSH", key, "x")
-    answers = [status(ask(gateway)) for _ in range(2)]
-    assert answers[0] == "miss"
-    assert answers[1] == ("hit" if pattern == "mcp:tool:*" else "miss")
+    assert status(ask(gateway)) == "miss"
+    if pattern == "mcp:tool:*":
+        assert status(ask(gateway)) == "hit"
+    else:  # nothing can be known to be valid, but who asks at the same time may share an answer
+        wait_until(lambda: status(ask(gateway)) == "miss", "a miss")
 
 
 def test_generations_that_redis_lost_can_only_invalidate(caching, backend, redis):

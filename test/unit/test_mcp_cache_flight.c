@@ -40,7 +40,7 @@ static const unsigned char *digest_of(unsigned number)
 
 static mcp_cache_flight_e join(unsigned number, mcp_cache_ticket_t *ticket)
 {
-    return mcp_cache_flight_join(flights, digest_of(number), mcp_clock_now(), ticket);
+    return mcp_cache_flight_join(flights, digest_of(number), 1, mcp_clock_now(), ticket);
 }
 
 START_TEST(one_leads_and_the_others_wait)
@@ -94,9 +94,25 @@ START_TEST(who_looked_before_an_answer_was_stored_looks_again)
     mcp_clock_set(START + 10);
     mcp_cache_flight_land(flights, &leader, MCP_CACHE_LANDED_STORED);
     mcp_clock_set(START + 20);
-    ck_assert_int_eq(mcp_cache_flight_join(flights, digest_of(1), START + 10, &next),
+    ck_assert_int_eq(mcp_cache_flight_join(flights, digest_of(1), 1, START + 10, &next),
                      MCP_CACHE_FLIGHT_AGAIN);
-    ck_assert_int_eq(mcp_cache_flight_join(flights, digest_of(1), START + 11, &next),
+    ck_assert_int_eq(mcp_cache_flight_join(flights, digest_of(1), 1, START + 11, &next),
+                     MCP_CACHE_FLIGHT_LEAD);
+}
+END_TEST
+
+START_TEST(another_version_is_another_flight_and_none_waits_for_any)
+{
+    mcp_cache_ticket_t ticket;
+
+    join(1, &ticket);
+    ck_assert_int_eq(mcp_cache_flight_join(flights, digest_of(1), 2, START, &ticket),
+                     MCP_CACHE_FLIGHT_LEAD);
+    ck_assert_int_eq(mcp_cache_flight_join(flights, digest_of(1), 0, START, &ticket),
+                     MCP_CACHE_FLIGHT_WAIT);
+    ck_assert_int_eq(mcp_cache_flight_join(flights, digest_of(2), 0, START, &ticket),
+                     MCP_CACHE_FLIGHT_LEAD);
+    ck_assert_int_eq(mcp_cache_flight_join(flights, digest_of(2), 1, START, &ticket),
                      MCP_CACHE_FLIGHT_LEAD);
 }
 END_TEST
@@ -148,6 +164,7 @@ int main(void)
     tcase_add_test(table, after_a_landing_the_next_leads_again);
     tcase_add_test(table, after_an_answer_that_may_not_be_stored_nobody_waits_for_a_while);
     tcase_add_test(table, who_looked_before_an_answer_was_stored_looks_again);
+    tcase_add_test(table, another_version_is_another_flight_and_none_waits_for_any);
     tcase_add_test(table, a_full_table_sends_everybody_on_alone);
     tcase_add_test(table, a_leader_whose_process_died_is_found_out);
     suite_add_tcase(suite, table);
