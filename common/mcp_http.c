@@ -186,9 +186,13 @@ apr_status_t mcp_http_parse_head(mcp_http_head_t *head, char *buf, apr_size_t le
 
 const char *mcp_http_field(const mcp_http_head_t *head, const char *name)
 {
-    const mcp_http_field_t *fields = (const mcp_http_field_t *)head->fields->elts;
+    const mcp_http_field_t *fields;
     int i;
 
+    if (!head->fields) {
+        return NULL;
+    }
+    fields = (const mcp_http_field_t *)head->fields->elts;
     for (i = 0; i < head->fields->nelts; i++) {
         if (!apr_cstr_casecmp(fields[i].name, name)) {
             return fields[i].value;

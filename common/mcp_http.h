@@ -40,7 +40,7 @@ typedef struct mcp_http_head_t {
 apr_status_t mcp_http_parse_head(mcp_http_head_t *head, char *buf, apr_size_t len,
                                  apr_size_t *used, apr_pool_t *p);
 
-/** The value of the first field of that name, any case; NULL if there is none. After a success. */
+/** The value of the first field of that name, any case; NULL if there is none, or no head. */
 const char *mcp_http_field(const mcp_http_head_t *head, const char *name);
 
 typedef enum {

@@ -2,9 +2,10 @@
 /*
  * Parking requests, and the connections that they come on, outside the MPM (event-based MPMs of
  * httpd 2.4 know how to let a connection go, not how to take it back). One thread has a connection
- * at any moment: an MPM worker, or the loop that the connection belongs to. It changes hands in
- * three ways only: the suspend_connection hook (worker to loop), a timed callback of the MPM (loop
- * to worker), and mcp_loop_post() (worker to loop, later requests on the same connection).
+ * at any moment: an MPM worker, the loop that the connection belongs to, or a thread of the crew,
+ * which does a worker's work from the first parked request on. It leaves a worker through the
+ * suspend_connection hook, the loop through mcp_crew_run(), the crew through either of
+ * mcp_loop_post() and mcp_crew_wait().
  */
 #include "mcp_httpd_park.h"
 
@@ -27,6 +28,7 @@
 #include <util_filter.h>
 
 #include "mcp_clock.h"
+#include "mcp_httpd_crew.h"
 #include "mcp_httpd_log.h"
 
 #define MAX_LOOPS 4
@@ -35,6 +37,7 @@
 #define RETIRED_FOR apr_time_from_sec(5)
 #define RETIRE_ROUND apr_time_from_sec(1)
 #define ABORT_TICK apr_time_from_msec(20)
+#define STOP_TICK apr_time_from_msec(500)
 
 typedef struct lot_t lot_t;
 
@@ -48,7 +51,6 @@ typedef struct retired_t {
 typedef struct park_thread_t {
     mcp_loop_t *loop;
     pthread_t thread;
-    lot_t *idle;         /* connections that wait for their next request */
     mcp_park_t *parked;  /* requests that are on the loop and want to know of a drain */
     retired_t *retired;  /* oldest first */
     retired_t **retired_tail;
@@ -64,20 +66,21 @@ static struct {
     int count;
     unsigned next;
     int threads_per_child;
-    volatile int draining;
+    volatile int draining; /* this child is to go ... */
+    volatile int hurried;  /* ... and not gracefully */
     park_thread_t threads[MAX_LOOPS];
+    mcp_crew_t *crew;
 } env = { .allowed = 1 };
 
 /* A connection that has been parked at least once; lives in c->pool. */
 struct lot_t {
     conn_rec *c;
     park_thread_t *home;
+    int is_home;           /* the crew has it, not the MPM */
     mcp_park_t *leaving;   /* the request that the worker is letting go of */
-    lot_t *next, **prev;   /* in home->idle */
-    mcp_watch_t watch;
-    mcp_timer_t timer;
+    mcp_crew_wait_t wait;  /* while it has no request: on the crew */
     mcp_post_t post;
-    apr_time_t until;
+    apr_time_t until;      /* LOT_LINGERS: no longer than that */
     int fd;
     enum { LOT_WRITES, LOT_IDLE, LOT_LINGERS } phase;
 };
@@ -98,8 +101,9 @@ struct mcp_park_t {
     mcp_park_work_fn *work;  /* next on a worker */
     void *work_baton;
     mcp_post_t post;
+    mcp_crew_job_t job;
     mcp_watch_t client;
-    mcp_timer_t abort_tick;  /* where there is no socket to watch */
+    mcp_timer_t tick;        /* on its thread: what no descriptor tells */
     client_call_t gone, readable, writable, drain;
     mcp_park_t *next, **prev; /* in home->parked */
 };
@@ -227,16 +231,22 @@ static void client_event(mcp_watch_t *watch, unsigned events)
     }
 }
 
-/* HTTP/2: the stream has no socket; the flag that mod_http2 sets is looked at now and then. */
-static void look_for_abort(mcp_timer_t *timer)
+/*
+ * A request on its own thread has a loop that nobody else knows. It looks itself whether the child
+ * is to go, and, for HTTP/2, where the stream has no socket, at the flag that mod_http2 sets.
+ */
+static void look_around(mcp_timer_t *timer)
 {
     mcp_park_t *park = timer->baton;
 
-    if (park->r->connection->aborted && park->gone.fn) {
-        call(park, &park->gone);
-        return;
+    mcp_timer_start(park->loop, timer, mcp_loop_now(park->loop)
+                    + (park->r->connection->master ? ABORT_TICK : STOP_TICK));
+    if (env.draining) {
+        call(park, &park->drain);
     }
-    mcp_timer_start(park->loop, timer, mcp_loop_now(park->loop) + ABORT_TICK);
+    if (park->r->connection->aborted || env.hurried) {
+        call(park, &park->gone);
+    }
 }
 
 static void watch_client(mcp_park_t *park)
@@ -245,11 +255,6 @@ static void watch_client(mcp_park_t *park)
     apr_os_sock_t fd;
 
     if (c->master) {
-        if (park->gone.fn && !park->abort_tick.slot) {
-            park->abort_tick.fn = look_for_abort;
-            park->abort_tick.baton = park;
-            mcp_timer_start(park->loop, &park->abort_tick, mcp_loop_now(park->loop) + ABORT_TICK);
-        }
         return;
     }
     if (park->client.active) {
@@ -286,7 +291,6 @@ void mcp_park_unwatch_client(mcp_park_t *park)
 {
     park->gone.fn = park->readable.fn = park->writable.fn = NULL;
     mcp_watch_stop(park->loop, &park->client);
-    mcp_timer_stop(park->loop, &park->abort_tick);
 }
 
 /* ---- a child that is to go ---- */
@@ -329,10 +333,15 @@ static int is_known_not_to_block(const char *name)
         "http_header", "content_length", "old_write", "byterange", "chunk", "http_outerror",
         "core", "log_input_output", "ssl/tls filter", "ssl/tls coalescing filter",
         "fixup_headers_out", "fixup_headers_err", "deflate", "brotli_compress", "setenvif",
-        "mod_expires", "mod_session_out", "mcp_cache", "mcp_ratelimit", "substitute", "note", NULL
+        "mod_expires", "mod_session_out", "mcp_cache", "mcp_ratelimit", "substitute", "note",
+        "reqtimeout", NULL
     };
     int i;
 
+    /* AddOutputFilterByType: mod_filter's, around one of the others. */
+    if (strncasecmp(name, "bytype:", 7) == 0) {
+        name += 7;
+    }
     for (i = 0; known[i]; i++) {
         if (strcasecmp(known[i], name) == 0) {
             return 1;
@@ -423,10 +432,14 @@ static int run_inline(mcp_park_t *park)
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     park->runs_inline = 1;
+    park->tick.fn = look_around;
+    park->tick.baton = park;
+    mcp_timer_start(park->loop, &park->tick, mcp_clock_now());
     do {
         park->work = NULL;
         park->fn(park, park->baton);
-        if (!park->work) {
+        /* A stop from before counts for the next run: only work tells that it is over. */
+        while (!park->work) {
             mcp_loop_run(park->loop);
         }
         status = park->work(park, park->work_baton);
@@ -444,10 +457,27 @@ int mcp_park_leave(mcp_park_t *park, mcp_park_fn *fn, void *baton)
     if (park->is_async) {
         park->post.fn = run_on_loop;
         park->post.baton = park;
+        park->job.fn = NULL;
         park->lot->leaving = park;
         return SUSPENDED;
     }
     return park->runs_inline ? SUSPENDED : run_inline(park);
+}
+
+int mcp_park_is_home(const mcp_park_t *park)
+{
+    return !park->is_async || park->lot->is_home;
+}
+
+static void run_on_worker(void *baton);
+
+int mcp_park_move(mcp_park_t *park, mcp_park_work_fn *fn, void *baton)
+{
+    park->work = fn;
+    park->work_baton = baton;
+    park->job = (mcp_crew_job_t){ .fn = run_on_worker, .baton = park };
+    park->lot->leaving = park;
+    return SUSPENDED;
 }
 
 static void on_suspend(conn_rec *c, request_rec *r)
@@ -458,7 +488,12 @@ static void on_suspend(conn_rec *c, request_rec *r)
         mcp_park_t *park = lot->leaving;
 
         lot->leaving = NULL;
-        mcp_loop_post(park->loop, &park->post);
+        if (park->job.fn) {
+            mcp_crew_run(env.crew, &park->job);
+        }
+        else {
+            mcp_loop_post(park->loop, &park->post);
+        }
     }
 }
 
@@ -491,6 +526,7 @@ static void run_on_worker(void *baton)
     request_rec *r = park->r;
 
     take_over(lot->c, r);
+    lot->is_home = 1;
     lot->c->cs->state = CONN_STATE_HANDLER;
     request_ran(lot, r, park->work(park, park->work_baton));
 }
@@ -501,7 +537,8 @@ void mcp_park_work(mcp_park_t *park, mcp_park_work_fn *fn, void *baton)
     park->work_baton = baton;
     if (park->is_async) {
         leave_parked_list(park);
-        ap_mpm_register_timed_callback(0, run_on_worker, park);
+        park->job = (mcp_crew_job_t){ .fn = run_on_worker, .baton = park };
+        mcp_crew_run(env.crew, &park->job);
     }
     else {
         mcp_loop_stop(park->loop);
@@ -565,54 +602,41 @@ static void destroy_retired(mcp_timer_t *timer)
     }
 }
 
-static void leave_idle_list(lot_t *lot)
+/* The lot is gone afterwards: it lives in the pool. */
+static void dispose(void *baton)
 {
-    if (lot->prev) {
-        *lot->prev = lot->next;
-        if (lot->next) {
-            lot->next->prev = lot->prev;
-        }
-        lot->prev = NULL;
-    }
-}
-
-static void stop_waiting(lot_t *lot)
-{
-    mcp_watch_stop(lot->home->loop, &lot->watch);
-    mcp_timer_stop(lot->home->loop, &lot->timer);
-    leave_idle_list(lot);
-}
-
-/* On the loop. The lot is gone afterwards: it lives in the pool. */
-static void dispose(lot_t *lot)
-{
-    park_thread_t *home = lot->home;
+    lot_t *lot = baton;
     conn_rec *c = lot->c;
     apr_pool_t *pool = c->pool;
+    park_thread_t *home = lot->home;
 
-    stop_waiting(lot);
     /* The MPM counted it as suspended, and counts it off by this state. */
     c->cs->state = CONN_STATE_SUSPENDED;
     apr_pool_clear(pool);
     retire(home, pool);
 }
 
-static void dispose_posted(void *baton)
+/* On a crew thread. Retired pools are the loop's. */
+static void end_connection(lot_t *lot)
 {
-    dispose(baton);
+    lot->post.fn = dispose;
+    lot->post.baton = lot;
+    mcp_loop_post(lot->home->loop, &lot->post);
 }
 
-static void connection_readable(void *baton)
-{
-    lot_t *lot = baton;
-    conn_rec *c = lot->c;
+static void lot_event(void *baton, int is_late);
 
-    take_over(c, NULL);
-    if (lot->phase == LOT_IDLE) {
-        c->cs->state = CONN_STATE_PROCESSING;
-        ap_run_process_connection(c);
+static void wait_on_crew(lot_t *lot, int phase, apr_time_t until)
+{
+    lot->phase = phase;
+    lot->wait.fd = lot->fd;
+    lot->wait.events = phase == LOT_WRITES ? EPOLLOUT : EPOLLIN | EPOLLRDHUP;
+    lot->wait.may_hurry = phase == LOT_IDLE;
+    lot->wait.fn = lot_event;
+    lot->wait.baton = lot;
+    if (mcp_crew_wait(env.crew, &lot->wait, until) != APR_SUCCESS) {
+        end_connection(lot);
     }
-    next_of_connection(lot);
 }
 
 static void drain_lingering(lot_t *lot)
@@ -623,109 +647,53 @@ static void drain_lingering(lot_t *lot)
     do {
         n = recv(lot->fd, buf, sizeof(buf), MSG_DONTWAIT);
     } while (n > 0);
-    if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
-        dispose(lot);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        wait_on_crew(lot, LOT_LINGERS, lot->until);
+    }
+    else {
+        end_connection(lot);
     }
 }
 
-static void lot_event(mcp_watch_t *watch, unsigned events)
+/* What is left of a connection's close that may write. */
+static void close_connection(lot_t *lot)
 {
-    lot_t *lot = watch->baton;
+    conn_rec *c = lot->c;
 
-    if (lot->phase == LOT_LINGERS) {
-        drain_lingering(lot);
+    c->cs->state = CONN_STATE_SUSPENDED;
+    if (c->aborted || ap_start_lingering_close(c)) {
+        end_connection(lot);
         return;
     }
-    stop_waiting(lot);
-    if (lot->phase == LOT_IDLE && env.draining && !(events & EPOLLIN)) {
-        dispose(lot);
-        return;
-    }
-    ap_mpm_register_timed_callback(0, connection_readable, lot);
+    lot->until = mcp_clock_now() + LINGER_TIMEOUT;
+    wait_on_crew(lot, LOT_LINGERS, lot->until);
 }
 
-static void start_linger(void *baton);
-
-/* On a worker: what is left of a connection's close that may write. */
-static void close_on_worker(void *baton)
+static void lot_event(void *baton, int is_late)
 {
     lot_t *lot = baton;
     conn_rec *c = lot->c;
 
-    take_over(c, NULL);
-    c->cs->state = CONN_STATE_SUSPENDED;
-    if (c->aborted || ap_start_lingering_close(c)) {
-        lot->post.fn = dispose_posted;
-    }
-    else {
-        lot->post.fn = start_linger;
-    }
-    lot->post.baton = lot;
-    mcp_loop_post(lot->home->loop, &lot->post);
-}
-
-static void lot_timeout(mcp_timer_t *timer)
-{
-    lot_t *lot = timer->baton;
-
     if (lot->phase == LOT_LINGERS) {
-        dispose(lot);
+        if (is_late) {
+            end_connection(lot);
+        }
+        else {
+            drain_lingering(lot);
+        }
         return;
     }
-    stop_waiting(lot);
-    if (lot->phase == LOT_WRITES) {
-        lot->c->aborted = 1;
-    }
-    ap_mpm_register_timed_callback(0, close_on_worker, lot);
-}
-
-static void start_waiting(void *baton)
-{
-    lot_t *lot = baton;
-    mcp_loop_t *loop = lot->home->loop;
-    unsigned events = lot->phase == LOT_WRITES ? EPOLLOUT : EPOLLIN | EPOLLRDHUP;
-
-    lot->watch.fn = lot_event;
-    lot->watch.baton = lot;
-    lot->timer.fn = lot_timeout;
-    lot->timer.baton = lot;
-    if (mcp_watch_start(loop, &lot->watch, lot->fd, events) != APR_SUCCESS) {
-        dispose(lot);
+    take_over(c, NULL);
+    if (is_late) {
+        c->aborted = lot->phase == LOT_WRITES;
+        close_connection(lot);
         return;
     }
-    mcp_timer_start(loop, &lot->timer, lot->until);
     if (lot->phase == LOT_IDLE) {
-        lot->next = lot->home->idle;
-        if (lot->next) {
-            lot->next->prev = &lot->next;
-        }
-        lot->home->idle = lot;
-        lot->prev = &lot->home->idle;
-        if (env.draining) {
-            lot_timeout(&lot->timer);
-        }
+        c->cs->state = CONN_STATE_PROCESSING;
+        ap_run_process_connection(c);
     }
-}
-
-static void start_linger(void *baton)
-{
-    start_waiting(baton);
-}
-
-static void wait_on_loop(lot_t *lot, int phase, apr_interval_time_t timeout)
-{
-    lot->phase = phase;
-    lot->until = mcp_clock_now() + timeout;
-    lot->post.fn = start_waiting;
-    lot->post.baton = lot;
-    mcp_loop_post(lot->home->loop, &lot->post);
-}
-
-static void close_connection(lot_t *lot)
-{
-    lot->phase = LOT_LINGERS;
-    lot->until = mcp_clock_now() + LINGER_TIMEOUT;
-    close_on_worker(lot);
+    next_of_connection(lot);
 }
 
 /* On a worker that has the connection: what the MPM would do with c->cs->state. */
@@ -740,14 +708,14 @@ static void next_of_connection(lot_t *lot)
         }
         if (c->data_in_output_filters) {
             c->cs->state = CONN_STATE_WRITE_COMPLETION;
-            wait_on_loop(lot, LOT_WRITES, s->timeout);
+            wait_on_crew(lot, LOT_WRITES, mcp_clock_now() + s->timeout);
             return;
         }
         if (c->keepalive != AP_CONN_KEEPALIVE) {
             break;
         }
         if (!c->data_in_input_filters) {
-            wait_on_loop(lot, LOT_IDLE, s->keep_alive_timeout);
+            wait_on_crew(lot, LOT_IDLE, mcp_clock_now() + s->keep_alive_timeout);
             return;
         }
         c->cs->state = CONN_STATE_PROCESSING;
@@ -774,6 +742,7 @@ static apr_status_t stop_threads(void *unused)
 {
     int i;
 
+    mcp_crew_stop(env.crew);
     for (i = 0; i < env.count; i++) {
         mcp_loop_stop(env.threads[i].loop);
         pthread_join(env.threads[i].thread, NULL);
@@ -815,10 +784,18 @@ static void on_child_init(apr_pool_t *p, server_rec *s)
 {
     int is_async = 0;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int threads = 0;
     int i, wanted = env.wanted < cores ? env.wanted : (int)cores;
 
-    env.draining = 0;
+    env.draining = env.hurried = 0;
     if (ap_mpm_query(AP_MPMQ_IS_ASYNC, &is_async) != APR_SUCCESS || !is_async || !env.allowed) {
+        return;
+    }
+    ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads);
+    env.crew = mcp_crew_create(threads, p);
+    if (!env.crew) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, errno, s, MCP_LOGNO(1003)
+                     "no threads beside the MPM's could be started: streams will hold threads");
         return;
     }
     for (i = 0; i < wanted || i == 0; i++) {
@@ -827,15 +804,12 @@ static void on_child_init(apr_pool_t *p, server_rec *s)
     apr_pool_pre_cleanup_register(p, NULL, stop_threads);
 }
 
-/* On a loop: idle connections go at once when the child does; streams are told. */
+/* On a loop: streams are told when the child is to go. */
 static void drain(void *baton)
 {
     park_thread_t *t = baton;
     mcp_park_t *park, *next;
 
-    while (t->idle) {
-        lot_timeout(&t->idle->timer);
-    }
     for (park = t->parked; park; park = next) {
         next = park->next;
         call(park, &park->drain);
@@ -847,6 +821,10 @@ static void on_child_stopping(apr_pool_t *p, int graceful)
     int i;
 
     env.draining = 1;
+    env.hurried = !graceful;
+    if (env.crew) {
+        mcp_crew_hurry(env.crew);
+    }
     for (i = 0; i < env.count; i++) {
         env.threads[i].drain_post.fn = drain;
         env.threads[i].drain_post.baton = &env.threads[i];

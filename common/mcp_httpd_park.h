@@ -34,6 +34,16 @@ void mcp_park_allow(int allowed);
 /** A request to be parked, from r->pool. On a worker. */
 mcp_park_t *mcp_park_create(request_rec *r);
 
+/** Whether the connection has left the MPM for good; if not, mcp_park_move() is the way. */
+int mcp_park_is_home(const mcp_park_t *park);
+
+/**
+ * On a worker of the MPM, as the last act: go on at once on a thread beside the MPM's, which serves
+ * this connection from now on at half the CPU a request, and never closes it for want of threads.
+ * @return SUSPENDED
+ */
+int mcp_park_move(mcp_park_t *park, mcp_park_work_fn *fn, void *baton);
+
 request_rec *mcp_park_request(const mcp_park_t *park);
 
 /** Whether it will really leave its thread; otherwise writing to the client may block. */

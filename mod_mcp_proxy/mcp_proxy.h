@@ -70,6 +70,8 @@ int mcp_proxy_request_status(int *status, request_rec *r);
 /* mcp_proxy_check.c: what can be said before the first request */
 int mcp_proxy_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s);
 
+void mcp_proxy_check_capacity(apr_pool_t *ptemp, server_rec *s);
+
 /* mcp_proxy_state.c: shared memory, and this child's part of it */
 int mcp_proxy_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s);
 void mcp_proxy_child_init(apr_pool_t *p, server_rec *s);

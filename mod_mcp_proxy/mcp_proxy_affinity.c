@@ -12,6 +12,9 @@
 #include "mcp_clock.h"
 #include "mcp_httpd_request.h"
 
+/* Entries looked at for each session that is learnt: the table never keeps many dead ones. */
+#define SWEEP 8
+
 static int hex_value(char c)
 {
     return apr_isdigit(c) ? c - '0' : apr_tolower(c) - 'a' + 10;
@@ -158,6 +161,7 @@ void mcp_proxy_learn(request_rec *r, mcp_proxy_request_t *q, const char *id,
     q->session_is_guess = 0;
     q->looked_up = q->session_known = 1;
     q->member = mcp_proxy_member_hash(worker);
+    mcp_session_sweep(mcp_proxy_sessions(), mcp_clock_now(), SWEEP);
     rv = mcp_session_learn(mcp_proxy_sessions(), &q->key, q->member, mcp_clock_now());
     if (rv != APR_SUCCESS) {
         ap_log_rerror(APLOG_MARK, APLOG_WARNING, rv, r, MCP_LOGNO(2020)

@@ -103,33 +103,43 @@ static int is_quiet(const mcp_backend_t *b)
         && (errno == EAGAIN || errno == EWOULDBLOCK);
 }
 
-mcp_backend_t *mcp_backend_reuse(const mcp_target_t *target)
+/* The first one in the list for this target; those whose time is over go to @a spent. */
+static mcp_backend_t *take_idle(const mcp_target_t *target, mcp_backend_t **spent)
 {
     unsigned list = list_of(target->worker);
     apr_time_t now = mcp_clock_now();
-    mcp_backend_t **link, *found = NULL, *spent = NULL, *b;
+    mcp_backend_t **link, *found = NULL, *b;
 
     apr_thread_mutex_lock(env.lock);
     link = &env.idle[list];
-    while ((b = *link) && !found) {
+    while (!found && (b = *link)) {
         int is_spent = b->idle_until <= now;
 
-        if (is_spent || is_for(b, target)) {
-            *link = b->next;
-            env.count[list]--;
-            if (!is_spent && is_quiet(b)) {
-                found = b;
-            }
-            else {
-                b->next = spent;
-                spent = b;
-            }
+        if (!is_spent && !is_for(b, target)) {
+            link = &b->next;
+            continue;
+        }
+        *link = b->next;
+        env.count[list]--;
+        if (is_spent) {
+            b->next = *spent;
+            *spent = b;
         }
         else {
-            link = &b->next;
+            found = b;
         }
     }
     apr_thread_mutex_unlock(env.lock);
+    return found;
+}
+
+mcp_backend_t *mcp_backend_reuse(const mcp_target_t *target)
+{
+    mcp_backend_t *found, *spent = NULL, *b;
+
+    while ((found = take_idle(target, &spent)) && !is_quiet(found)) {
+        mcp_backend_close(found);
+    }
     while ((b = spent)) {
         spent = b->next;
         mcp_backend_close(b);

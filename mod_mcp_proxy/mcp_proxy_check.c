@@ -1,8 +1,176 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What can be said of a configuration before the first request. */
+/*
+ * What can be said of a configuration before the first request: combinations that cannot work stop
+ * httpd -t, limits that the promised streams will meet are warned of at the start.
+ */
 #include "mcp_proxy.h"
+
+#include <apr_strings.h>
+#include <http_core.h>
+#include <sys/resource.h>
+
+/* What httpd itself keeps open beside connections: logs, listeners, pipes. */
+#define OTHER_FILES 64
+#define DEFAULT_FACTOR 2.0
+
+/* A value of scope L in one section, or what the server says where the section is silent. */
+static int is_on(const ap_conf_vector_t *section, const server_rec *s)
+{
+    if (mcp_proxy_conf_is_set(section, MCP_PROXY_ENABLED)) {
+        return (int)mcp_proxy_conf(section, MCP_PROXY_ENABLED);
+    }
+    return mcp_proxy_conf_is_set(s->lookup_defaults, MCP_PROXY_ENABLED)
+        && mcp_proxy_conf(s->lookup_defaults, MCP_PROXY_ENABLED);
+}
+
+static int check_balancer(const proxy_balancer *balancer, const server_rec *s)
+{
+    if (strcmp(balancer->s->lbpname, MCP_PROXY_LBMETHOD) != 0) {
+        ap_log_error(APLOG_MARK, APLOG_EMERG, 0, s, MCP_LOGNO(2070)
+                     "MCPProxy On needs lbmethod=mcp on %s, and that has lbmethod=%s",
+                     balancer->s->name, balancer->s->lbpname);
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    if (*balancer->s->sticky) {
+        ap_log_error(APLOG_MARK, APLOG_EMERG, 0, s, MCP_LOGNO(2071)
+                     "MCPProxy On does not go with stickysession=%s on %s: lbmethod=mcp knows "
+                     "the sessions", balancer->s->sticky, balancer->s->name);
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    return OK;
+}
+
+static int check_alias(const struct proxy_alias *alias, apr_pool_t *p, server_rec *s)
+{
+    proxy_server_conf *conf = ap_get_module_config(s->module_config, &proxy_module);
+    proxy_balancer *balancer = alias->balancer;
+
+    if (!balancer && strncasecmp(alias->real, BALANCER_PREFIX, strlen(BALANCER_PREFIX)) == 0) {
+        balancer = ap_proxy_get_balancer(p, conf, alias->real, 0);
+    }
+    return balancer ? check_balancer(balancer, s) : OK;
+}
+
+/* The section that a ProxyPass of the server falls into. */
+static const ap_conf_vector_t *section_of(const core_server_config *core, const char *path)
+{
+    const ap_conf_vector_t *found = NULL;
+    int i;
+
+    for (i = 0; i < core->sec_url->nelts; i++) {
+        ap_conf_vector_t *section = APR_ARRAY_IDX(core->sec_url, i, ap_conf_vector_t *);
+        const core_dir_config *dir = ap_get_core_module_config(section);
+
+        if (dir && dir->d && !dir->r && strncmp(dir->d, path, strlen(dir->d)) == 0
+            && mcp_proxy_conf_is_set(section, MCP_PROXY_ENABLED)) {
+            found = section;
+        }
+    }
+    return found;
+}
+
+static int check_server(apr_pool_t *p, server_rec *s, int *used)
+{
+    const core_server_config *core = ap_get_core_module_config(s->module_config);
+    const proxy_server_conf *conf = ap_get_module_config(s->module_config, &proxy_module);
+    int i, status = OK;
+
+    for (i = 0; status == OK && i < core->sec_url->nelts; i++) {
+        ap_conf_vector_t *section = APR_ARRAY_IDX(core->sec_url, i, ap_conf_vector_t *);
+        const proxy_dir_conf *dir = ap_get_module_config(section, &proxy_module);
+
+        if (is_on(section, s)) {
+            *used = 1;
+            if (dir && dir->alias_set && dir->alias) {
+                status = check_alias(dir->alias, p, s);
+            }
+        }
+    }
+    for (i = 0; status == OK && i < conf->aliases->nelts; i++) {
+        const struct proxy_alias *alias = &APR_ARRAY_IDX(conf->aliases, i, struct proxy_alias);
+        const ap_conf_vector_t *section = alias->regex ? NULL : section_of(core, alias->fake);
+
+        if (section ? is_on(section, s) : is_on(s->lookup_defaults, s)) {
+            *used = 1;
+            status = check_alias(alias, p, s);
+        }
+    }
+    return status;
+}
 
 int mcp_proxy_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
-    return OK;
+    int status = OK, used = 0;
+
+    for (; s && status == OK; s = s->next) {
+        status = check_server(ptemp, s, &used);
+    }
+    return status;
+}
+
+/* The last AsyncRequestWorkerFactor of the configuration; the MPM does not tell. */
+static double async_factor(const ap_directive_t *at, double factor)
+{
+    for (; at; at = at->next) {
+        if (strcasecmp(at->directive, "AsyncRequestWorkerFactor") == 0) {
+            factor = atof(at->args);
+        }
+        factor = async_factor(at->first_child, factor);
+    }
+    return factor;
+}
+
+static void check_mpm(server_rec *s, apr_int64_t streams, int children, int threads)
+{
+    double factor = async_factor(ap_conftree, DEFAULT_FACTOR);
+    double room = children * threads * (factor + 1);
+    int limit = 0;
+
+    if (room < (double)streams) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s, MCP_LOGNO(2072)
+                     "MCPProxyMaxStreams is %" APR_INT64_T_FMT ", but %d children of %d threads "
+                     "accept about %.0f connections; raise AsyncRequestWorkerFactor to %.0f",
+                     streams, children, threads, room,
+                     (double)streams / ((double)children * threads));
+    }
+    ap_mpm_query(AP_MPMQ_HARD_LIMIT_DAEMONS, &limit);
+    if (limit <= children) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s, MCP_LOGNO(2073)
+                     "ServerLimit %d has no room for new children while old ones drain: a graceful "
+                     "restart would wait for them; raise it to %d or more", limit, 2 * children);
+    }
+}
+
+static void check_files(server_rec *s, apr_int64_t streams, int children)
+{
+    struct rlimit files;
+    apr_int64_t wanted = 2 * ((streams + children - 1) / children) + OTHER_FILES;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur != RLIM_INFINITY
+        && (apr_int64_t)files.rlim_cur < wanted) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s, MCP_LOGNO(2074)
+                     "MCPProxyMaxStreams is %" APR_INT64_T_FMT ", which takes %" APR_INT64_T_FMT
+                     " open files a child, and %" APR_INT64_T_FMT " are allowed; raise ulimit -n",
+                     streams, wanted, (apr_int64_t)files.rlim_cur);
+    }
+}
+
+void mcp_proxy_check_capacity(apr_pool_t *ptemp, server_rec *s)
+{
+    apr_int64_t streams = mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS);
+    int is_async = 0, children = 0, threads = 0, used = 0;
+    server_rec *one;
+
+    for (one = s; one; one = one->next) {
+        check_server(ptemp, one, &used);
+    }
+    if (!used || !mcp_proxy_server_conf(MCP_PROXY_ASYNC)
+        || ap_mpm_query(AP_MPMQ_IS_ASYNC, &is_async) != APR_SUCCESS || !is_async) {
+        return;
+    }
+    ap_mpm_query(AP_MPMQ_MAX_DAEMONS, &children);
+    ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads);
+    children = children > 0 ? children : 1;
+    check_mpm(s, streams, children, threads > 0 ? threads : 1);
+    check_files(s, streams, children);
 }

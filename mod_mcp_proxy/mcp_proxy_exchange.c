@@ -23,6 +23,8 @@
 #define HANDSHAKE_RETRY apr_time_from_msec(20)
 #define SESSION_HOLD apr_time_from_sec(90)
 #define SESSION_RENEW apr_time_from_sec(30)
+/* A response, with the interim ones before it. */
+#define MOST_HEADS 20
 #define HEARTBEAT ":\n\n"
 
 /* Workers that wait for a fast answer right now; no more than half of them may. */
@@ -390,9 +392,10 @@ static mcp_exchange_wait_e parse_head(mcp_exchange_t *x)
     apr_size_t used;
     apr_status_t rv;
 
-    for (;;) {
+    while (x->heads++ < MOST_HEADS) {
         rv = mcp_http_parse_head(&x->head, x->raw, x->raw_len, &used, x->r->pool);
         if (rv == APR_INCOMPLETE) {
+            x->heads--;
             return MCP_X_READ;
         }
         if (rv != APR_SUCCESS) {
@@ -407,6 +410,9 @@ static mcp_exchange_wait_e parse_head(mcp_exchange_t *x)
         if (x->head.status == HTTP_SWITCHING_PROTOCOLS) {
             return bad_head(x, "101 without an Upgrade");
         }
+    }
+    if (x->heads > MOST_HEADS) {
+        return bad_head(x, "too many interim responses");
     }
     if (mcp_http_body_init(&x->body, &x->head, x->r->header_only) != APR_SUCCESS) {
         return bad_head(x, x->body.error);
@@ -819,5 +825,9 @@ static int run_on_worker(mcp_park_t *park, void *baton)
 
 int mcp_exchange_run(mcp_exchange_t *x)
 {
+    if (!mcp_park_is_home(x->park)) {
+        x->left = 1;
+        return mcp_park_move(x->park, run_on_worker, x);
+    }
     return run_on_worker(x->park, x);
 }

@@ -44,6 +44,7 @@ typedef struct mcp_exchange_t {
     char *raw;                 /* bytes of the response that were read too early, from the pool */
     apr_size_t raw_len, raw_room;
     mcp_http_head_t head;
+    int heads;                 /* that have come: interim ones, then this */
     mcp_http_body_t body;
     apr_off_t bytes_in;
 

@@ -82,7 +82,7 @@ static int start(mcp_exchange_t *x)
     int is_ssl = strncasecmp(url, "https:", 6) == 0;
     int status;
 
-    x->failed = x->timed_out = x->was_sent = 0;
+    x->failed = x->timed_out = x->was_sent = x->heads = 0;
     x->started = mcp_clock_now();
     x->target.resolved = mcp_backend_conn_rec(r->pool, worker, is_ssl);
     status = ap_proxy_determine_connection(r->pool, r, x->conf, worker, x->target.resolved, uri,
@@ -203,15 +203,22 @@ static apr_interval_time_t keep_for(const mcp_exchange_t *x)
 
 static int may_reuse(const mcp_exchange_t *x)
 {
-    const char *connection;
+    int i;
 
     if (!x->body.done || x->leftover || x->failed || x->broken || x->head.minor < 1
         || x->body.kind == MCP_HTTP_BODY_CLOSE || x->target.resolved->close
         || x->request[0].iov_len + x->request[1].iov_len > 0) {
         return 0;
     }
-    connection = mcp_http_field(&x->head, "Connection");
-    return !(connection && ap_find_token(x->r->pool, connection, "close"));
+    for (i = 0; i < x->head.fields->nelts; i++) {
+        const mcp_http_field_t *f = &APR_ARRAY_IDX(x->head.fields, i, mcp_http_field_t);
+
+        if (strcasecmp(f->name, "Connection") == 0
+            && ap_find_token(x->r->pool, f->value, "close")) {
+            return 0;
+        }
+    }
+    return 1;
 }
 
 static void give_back(mcp_exchange_t *x)

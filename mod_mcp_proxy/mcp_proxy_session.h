@@ -36,7 +36,8 @@ mcp_session_table_t *mcp_session_table_init(void *mem, unsigned entries, apr_int
 void mcp_session_table_set_ttl(mcp_session_table_t *table, apr_interval_time_t ttl);
 
 /**
- * Find the member that holds a session; this counts as a use.
+ * Find the member that holds a session; this counts as a use. A use within a second of the last
+ * (or within an eighth of a time to live under 8 seconds) is not noted, to keep look-ups short.
  * @return APR_SUCCESS; APR_NOTFOUND; APR_EACCES: it belongs to another identity (not a use)
  */
 apr_status_t mcp_session_find(mcp_session_table_t *table, const mcp_session_key_t *key,
@@ -45,7 +46,8 @@ apr_status_t mcp_session_find(mcp_session_table_t *table, const mcp_session_key_
 /**
  * Learn a session, or move it to another member. A full table first drops what is out of time, then
  * the least recently used entry without an open stream of the identity that holds most entries
- * (of the next ones, if that one's entries all have streams).
+ * (of the next ones, if that one's entries all have streams). An id that another identity had
+ * becomes this one's: the backend has given it out anew.
  * @return APR_ENOSPC if every entry has an open stream
  */
 apr_status_t mcp_session_learn(mcp_session_table_t *table, const mcp_session_key_t *key,
@@ -56,14 +58,18 @@ void mcp_session_forget(mcp_session_table_t *table, const mcp_session_key_t *key
 
 /**
  * An open stream is use: until @a until the entry neither ages nor is evicted. Renewed by the
- * stream while it lives, so that what a killed child held comes free by itself.
+ * stream while it lives, so that what a killed child held comes free by itself. Of several holds
+ * the longest counts. Leases should be about as long as each other.
  */
 void mcp_session_hold(mcp_session_table_t *table, const mcp_session_key_t *key, apr_time_t until);
 
 /** Drop what is out of time, looking at no more than @a most entries. Returns how many went. */
 unsigned mcp_session_sweep(mcp_session_table_t *table, apr_time_t now, unsigned most);
 
-/** How many entries there are, and how many of them at @a member. For metrics: walks the table. */
+/**
+ * How many entries there are, and how many of them at @a member. For metrics: walks the table,
+ * without the lock; what is out of time counts until it is swept.
+ */
 unsigned mcp_session_count(mcp_session_table_t *table, apr_uint64_t member, unsigned *of_member);
 
 #endif

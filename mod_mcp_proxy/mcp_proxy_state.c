@@ -59,6 +59,7 @@ int mcp_proxy_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp
     if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG) {
         return OK;
     }
+    mcp_proxy_check_capacity(ptemp, s);
     mcp_park_allow((int)mcp_proxy_server_conf(MCP_PROXY_ASYNC));
     mem = lasting_memory(s, SHARED_KEY, mcp_shared_size(), &is_new);
     if (!mem) {

@@ -63,7 +63,6 @@ BAD_HEADS = {
     "endless-head": b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 40_000,
     "many-headers": b"HTTP/1.1 200 OK\r\n" + b"".join(b"X%d: b\r\n" % n for n in range(900)) + b"\r\n",
     "upgrade": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
-    "endless-interim": b"HTTP/1.1 100 Continue\r\n\r\n" * 5_000,
 }
 
 
@@ -285,7 +284,7 @@ def test_busy_counts_go_back_to_zero(gateway, server):
         client.send(client.head("POST", "/mcp", POST, body) + body)
     a.wait_waiting(6)
     clients[0].close()
-    wait_until(lambda: a.waiting == 5 or len(a._writers) == 5, "the backend to notice")
+    wait_until(lambda: a.waiting == 5, "the backend to notice")
     a.release()
     for client in clients[1:]:
         assert client.response().finish().status == 200

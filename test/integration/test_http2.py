@@ -143,4 +143,4 @@ def test_a_client_that_leaves_a_waiting_call_is_told_to_the_backend(gw2, server,
     waiting = curl(gw2(a), "/mcp", body=call("hold", 5))
     a.wait_waiting(1)
     waiting.close()
-    wait_until(lambda: not a._writers, "the backend's connection to close")
+    wait_until(lambda: not a.connected(), "the backend's connection to close")

@@ -71,14 +71,13 @@ def test_a_late_extra_response_is_never_given_to_the_next_client(gateway, backen
     def script(peer):
         peer.read_request()
         peer.answer(b"mine")
-        peer.wait(event)
-        peer.answer(b"poison")
-        peer.wait_gone()
+        peer.wait(event).answer(b"poison").wait_gone()
     b = backend(script)
     gw = gateway(b)
     assert gw.request("GET", "/mcp").body == b"mine"
+    sent = b.peers[0].sent
     event.set()
-    wait_until(lambda: b.peers[0].sent > 150, "the poison")
+    wait_until(lambda: b.peers[0].sent != sent, "the poison")
     assert gw.request("GET", "/mcp").body == b"mine"
 
 
@@ -113,7 +112,6 @@ def test_a_stream_that_its_client_left_frees_its_backend_connection_for_nobody(g
     stream = gw.connect().request("GET", "/mcp", LISTEN)
     stream.next_event()
     stream.connection.close()
-    b.wait_gone(0)
     event.set()
     assert gw.request("GET", "/mcp", LISTEN).body == b"data: a\n\ndata: late\n\n"
     assert len(b.peers) == 2

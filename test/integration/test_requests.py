@@ -17,6 +17,7 @@ def still_works(gw):
 
 
 def stateless_gateway(gateway, server, **options):
+    """A gateway and the stateless server behind it."""
     a = server(era="stateless")
     return gateway(a, **options), a
 
@@ -98,10 +99,9 @@ def test_the_servers_own_origin_passes(gateway, server):
 
 
 def test_a_server_alias_is_the_same_origin(gateway, server):
-    gw, _ = stateless_gateway(gateway, server, server=["ServerAlias mcp.example"] and [])
+    gw, _ = stateless_gateway(gateway, server, start=False)
     host = ["<VirtualHost *:%d>" % gw.port, "ServerName localhost", "ServerAlias mcp.example",
             "</VirtualHost>"]
-    gw.stop()
     gw.server += host
     gw.start()
     assert origin_answer(gw, "http://mcp.example:%d" % gw.port).status == 200

@@ -77,7 +77,7 @@ def test_a_closed_call_is_cancelled_at_the_server_at_once(gateway, server):
     client.send(client.head("POST", "/mcp", headers, body) + body)
     a.wait_waiting(1)
     client.close()
-    wait_until(lambda: not a._writers, "the backend's connection to close")
+    wait_until(lambda: not a.connected(), "the backend's connection to close")
 
 
 DISAGREE = {

@@ -75,11 +75,19 @@ def test_an_event_that_comes_byte_by_byte_arrives_whole(gateway, backend, reques
 
 @pytest.mark.parametrize("request_", [GET, POST], ids=["get", "post"])
 def test_part_of_an_event_is_passed_on_at_once(gateway, backend, event, request_):
-    gw = gateway(backend(streaming(b"data: par", event, b"t\n\n")))
+    gw = gateway(backend(streaming(b"data: 0\n\ndata: par", event, b"t\n\n")))
     stream = gw.connect().request(*request_)
-    assert stream.read_until(b"par") == b"data: par"
+    assert stream.read_until(b"par") == b"data: 0\n\ndata: par"
     event.set()
-    assert stream.finish().body == b"data: part\n\n"
+    assert stream.finish().body == b"data: 0\n\ndata: part\n\n"
+
+
+@pytest.mark.parametrize("first", [b": comment", b": comment\n\n", b"data: {", b"data: [", b"id: 1\ndata: {",
+                                   b"event: message\n", b"retry: 1000\n\n"])
+def test_a_beginning_that_is_no_endpoint_is_not_held_back(gateway, backend, event, first):
+    stream = gateway(backend(streaming(first, event))).connect().request(*GET)
+    stream.wait(lambda: stream.body == first, "the first bytes")
+    event.set()
 
 
 def test_the_head_of_a_stream_does_not_wait_for_an_event(gateway, backend, event):
@@ -167,6 +175,7 @@ INSIDE = [b"d", b"data: half", b"data: a\n", b"data: a\r\n", b"data: a\r", b"eve
 
 @pytest.mark.parametrize("part", INSIDE)
 def test_no_comment_is_put_inside_an_event(gateway, backend, event, part):
+    part = b"data: 0\n\n" + part
     gw = gateway(backend(streaming(part, event, b"x\n\n")), location=["MCPProxyHeartbeat 50ms"])
     stream = gw.connect().request(*GET)
     stream.read_until(part)

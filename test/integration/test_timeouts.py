@@ -188,3 +188,14 @@ def test_a_body_that_trickles_is_408_all_the_same(gateway, backend):
         with pytest.raises(AssertionError):
             stays(trickle, 10)
         assert b"408" in client.buffer
+
+
+def test_thousands_of_interim_responses_end_with_the_response_timeout(gateway, backend):
+    def script(peer):
+        peer.read_request()
+        peer.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000).wait_gone()
+    gw = gateway(backend(script), location=["MCPProxyResponseTimeout 500ms"])
+    gw.expect_log(tags.TIMEOUT, "MCPProxyResponseTimeout", optional=True)
+    gw.expect_log(tags.BAD_HEAD, optional=True)
+    gw.expect_log(tags.MEMBER_ERROR, optional=True)
+    assert post(gw).status in (502, 504)

@@ -16,7 +16,7 @@ if ! command -v npm >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; then
     echo "Installing Node.js and npm (Debian packages) ..."
     (apt-get update && apt-get install -y --no-install-recommends nodejs npm) >/dev/null || true
 fi
-if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
+if [ -z "$(find node_modules/.package-lock.json -newer package-lock.json 2>/dev/null)" ]; then
     echo "Installing the npm packages (about 350 MB with a newer Node.js) ..."
     npm ci --no-progress --loglevel=error || finish 0 1 0
     touch node_modules/.package-lock.json

@@ -24,8 +24,11 @@ describe('three reference servers', () => {
         gateway = await startGateway({ balancers: [{ name: 'mcp', servers }], locations: place });
     });
     after(async () => {
-        await Promise.all((servers ?? []).map(server => server.stop()));
-        await gateway?.stop();
+        try {
+            await gateway?.stop();
+        } finally {
+            await Promise.all((servers ?? []).map(server => server.stop()));
+        }
     });
 
     const commands = {

@@ -97,6 +97,7 @@ static const char *const bad_heads[] = {
     "HTTP/1.1 200 OK\r\n: b\r\n\r\n",
     "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
     "HTTP/1.1 200 OK\r\nnocolon\r\n\r\n",
+    "HTTP/1.1 200 OK\nnocolon\nA: b\n\n",
     "HTTP/1.1 200 OK\r\nA(: b\r\n\r\n",
     "HTTP/1.1 200 OK\r\n\xc3\xa4: b\r\n\r\n",
     "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
@@ -163,6 +164,7 @@ START_TEST(test_something_that_is_no_http_is_told_at_its_first_byte)
     ck_assert_int_eq(parse(&head, "S", &used), APR_EGENERAL);
     ck_assert_int_eq(parse(&head, "HTTP/2", &used), APR_EGENERAL);
     ck_assert_int_eq(parse(&head, "", &used), APR_INCOMPLETE);
+    ck_assert_ptr_null(mcp_http_field(&head, "A"));
 }
 END_TEST
 
@@ -390,6 +392,7 @@ static const char *const bad_chunks[] = {
     "5;a\x01\r\nhello\r\n",
     "5\r\nhello0\r\n\r\n",
     "5\r\nhello\r0\r\n\r\n",
+    "5\r\nhello\r\r\n0\r\n\r\n",
     "5\r\nhello\r\n\r\n0\r\n\r\n",
     "8000000000000000\r\nx",
     "10000000000000005\r\nhello\r\n0\r\n\r\n",

@@ -18,6 +18,7 @@ def files():
     if not cert.exists():
         subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
                         "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(cert),
+                        "-addext", "basicConstraints=critical,CA:FALSE",
                         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
                        check=True, capture_output=True, stdin=subprocess.DEVNULL)
     return cert, key

@@ -125,14 +125,14 @@ class Gateway:
 
     def _tls_lines(self):
         if not self.tls:
-            return []
+            return ["SSLSessionCache none"] if "ssl" in self.modules else []
         cert, key = certs.files()
         return ["SSLEngine on", 'SSLCertificateFile "%s"' % cert,
-                'SSLCertificateKeyFile "%s"' % key, "SSLSessionCache none"]
+                'SSLCertificateKeyFile "%s"' % key, "SSLSessionCache shmcb:ssl-cache(512000)"]
 
     def config(self):
         names = ["mpm_" + self.mpm, *_BASE, *self.modules]
-        names += ["ssl"] if self.tls else []
+        names += ["socache_shmcb", "ssl"] if self.tls or "ssl" in names else []
         names += ["proxy_http"] if STOCK or not self.mcp else []
         names = list(dict.fromkeys(names))
         lines = load_lines(names)

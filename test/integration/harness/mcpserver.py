@@ -109,6 +109,10 @@ class McpServer:
                     stream.writer.transport.abort()
         self.run(end())
 
+    def connected(self):
+        """How many connections are open."""
+        return len(self._writers)
+
     def open_streams(self, session=None):
         return [s for s in list(self.streams) if s.closed_at is None
                 and session in (None, s.session)]
@@ -136,7 +140,8 @@ class McpServer:
         self._server.close()
         for writer in list(self._writers):
             writer.transport.abort()
-        await asyncio.sleep(0)
+        while self._writers:
+            await asyncio.sleep(0.001)
 
     async def _serve(self, reader, writer):
         self._writers.add(writer)
@@ -231,9 +236,9 @@ class McpServer:
             writer.write(chunk(sse({"jsonrpc": "2.0", "method": "notifications/subscribed"})))
             await self._hold_stream(Stream(None, seen, writer), reader)
             return False
-        return await self._answer(session, message, writer)
+        return await self._answer(session, message, reader, writer)
 
-    async def _answer(self, session, message, writer):
+    async def _answer(self, session, message, reader, writer):
         if self.era == "sse":
             for stream in self.open_streams(session):
                 stream.writer.write(chunk(sse(result(message["id"], self._simple(message)))))
@@ -242,7 +247,7 @@ class McpServer:
             return _reply(writer, 200, result(message["id"], {"server": self.name}))
         tool = message["params"]["name"]
         if tool == "hold":
-            await self._wait_release()
+            await self._wait_release(reader)
         elif tool == "progress":
             return self._progress(message, writer)
         elif tool == "ask":
@@ -255,12 +260,19 @@ class McpServer:
         return {"server": self.name,
                 "echo": (message.get("params") or {}).get("arguments")}
 
-    async def _wait_release(self):
+    async def _wait_release(self, reader):
+        """Until release(); ConnectionError when the peer goes first."""
         self.waiting += 1
+        released, gone = (asyncio.ensure_future(x) for x in (self._release.wait(), reader.read(1)))
         try:
-            await self._release.wait()
+            await asyncio.wait((released, gone), return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                raise ConnectionResetError()
         finally:
             self.waiting -= 1
+            released.cancel()
+            gone.cancel()
+            await asyncio.gather(released, gone, return_exceptions=True)
 
     def _progress(self, message, writer):
         _stream_head(writer)
@@ -276,6 +288,8 @@ class McpServer:
         writer.write(chunk(sse({"jsonrpc": "2.0", "id": "ask-1", "method": "sampling/createMessage",
                                 "params": {}})))
         while not any(reply.get("id") == "ask-1" for reply in self.replies):
+            if writer.is_closing():
+                raise ConnectionResetError()
             await asyncio.sleep(0.005)
         writer.write(chunk(sse(result(message["id"], {"answered": self.replies[-1]["result"]})))
                      + b"0\r\n\r\n")

@@ -6,4 +6,4 @@ from harness.mcpserver import McpServer
 def test_announces_a_line_that_does_not_come(gateway, keep):
     gw = gateway(keep(McpServer(era="stateless")), mcp=False, single=True)
     gw.expect_log("AH01114")
-    assert gw.request("GET", "/mcp").status == 200
+    assert gw.request("OPTIONS", "/mcp").status == 200

@@ -20,8 +20,11 @@ export function compare({ kind, settings, place, setup = {}, names = ['a', 'b', 
         });
     });
     after(async () => {
-        await Promise.all((world.servers ?? []).map(server => server.stop()));
-        await world.gateway?.stop();
+        try {
+            await world.gateway?.stop();
+        } finally {
+            await Promise.all((world.servers ?? []).map(server => server.stop()));
+        }
     });
     const direct = () => ({
         via: 'direct', servers: world.servers, url: path => world.servers[0].url(path),

@@ -47,7 +47,7 @@ function sizing(mpm) {
     const few = mpm === 'event' && !stock;
     const threads = few ? 8 : 64;
     return ['StartServers 2', 'ServerLimit 6', `ThreadsPerChild ${threads}`,
-        `MaxRequestWorkers ${threads * 2}`, `MinSpareThreads ${few ? 4 : 32}`,
+        `MaxRequestWorkers ${threads * 4}`, `MinSpareThreads ${few ? 4 : 32}`,
         `MaxSpareThreads ${threads * 2}`, ...(few ? ['AsyncRequestWorkerFactor 200'] : [])];
 }
 
@@ -68,7 +68,7 @@ export function makeCertificate(directory) {
     const cert = path.join(directory, 'cert.pem');
     execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt',
         'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=127.0.0.1',
-        '-addext', 'subjectAltName=IP:127.0.0.1', '-keyout', key, '-out', cert],
+        '-addext', 'subjectAltName=IP:127.0.0.1', '-addext', 'basicConstraints=critical,CA:FALSE', '-keyout', key, '-out', cert],
     { stdio: 'ignore' });
     return { key, cert };
 }
@@ -102,7 +102,7 @@ class Gateway {
             `CustomLog "${this.directory}/access.log" "%h %s %B %X \\"%r\\""`,
             `ServerName ${tls ? 'https' : 'http'}://127.0.0.1:${this.port}`,
             `Mutex file:${this.directory}`, `DefaultRuntimeDir "${this.directory}"`,
-            'LogLevel warn', 'ProxyRequests Off', 'KeepAliveTimeout 30',
+            'LogLevel warn', 'ProxyRequests Off', 'CoreDumpDirectory /tmp/n/core', 'KeepAliveTimeout 30',
             ...(root ? ['User www-data', 'Group www-data'] : []),
             ...(secure ? ['SSLSessionCache shmcb:ssl(512000)', 'SSLEngine On', `SSLCertificateFile "${secure.cert}"`,
                 `SSLCertificateKeyFile "${secure.key}"`] : []),

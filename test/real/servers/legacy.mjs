@@ -39,7 +39,7 @@ function withEndpoint(res, transport) {
 async function open(res) {
     const session = { name: settings.name, cancelled: 0, id: () => transport.sessionId };
     const transport = new SSEServerTransport(`${prefix}/message`, res);
-    const server = new McpServer({ name: settings.name, version: '1.0.0' }, {
+    const server = new McpServer({ name: 'legacy', version: '1.0.0' }, {
         capabilities: { logging: {}, tools: {}, resources: {}, prompts: {} },
     });
     addTools(server, session);

@@ -61,7 +61,7 @@ function addTools(server) {
 }
 
 const handler = createMcpHandler(() => {
-    const server = new McpServer({ name: settings.name, version: '2.0.0' }, {
+    const server = new McpServer({ name: 'stateless', version: '2.0.0' }, {
         capabilities: { tools: { listChanged: true }, resources: { subscribe: true } },
     });
     addTools(server);

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Threads on one epoll. A descriptor is in it with EPOLLONESHOT, so exactly one thread is told; it
+ * takes the wait out of its bucket and serves it. Invariants: a wait is in a bucket from before it
+ * is armed until a thread has it; whoever sweeps touches only waits that are in a bucket, under the
+ * lock, and never frees one but shuts its socket down, which wakes a thread as data would. The lock
+ * guards the buckets, the jobs and the flags, and is held for a few instructions, except by
+ * mcp_crew_hurry(), once in a child's life.
+ */
+#include "mcp_httpd_crew.h"
+
+#include <httpd.h>
+
+#include <apr_thread_proc.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "mcp_clock.h"
+
+#define BUCKETS 512u /* of a second each; later ones share, and are looked at once a turn */
+
+struct mcp_crew_t {
+    int epoll_fd, wake_fd, sweep_fd;
+    atomic_int idle;
+    int count;
+    apr_thread_t **threads;
+    pthread_mutex_t lock;
+    mcp_crew_job_t *jobs, **jobs_end;
+    mcp_crew_wait_t *buckets[BUCKETS];
+    apr_int64_t swept; /* seconds up to this one are done */
+    int hurried, stopped;
+};
+
+static void wake(mcp_crew_t *crew)
+{
+    const apr_uint64_t one = 1;
+
+    while (write(crew->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+    }
+}
+
+/* ---- waits ---- */
+
+static void expire(mcp_crew_wait_t *wait)
+{
+    if (!wait->is_late) {
+        wait->is_late = 1;
+        shutdown(wait->fd, wait->events & EPOLLOUT ? SHUT_RDWR : SHUT_RD);
+    }
+}
+
+static void unlink_wait_locked(mcp_crew_wait_t *wait)
+{
+    *wait->prev = wait->next;
+    if (wait->next) {
+        wait->next->prev = wait->prev;
+    }
+    wait->prev = NULL;
+}
+
+apr_status_t mcp_crew_wait(mcp_crew_t *crew, mcp_crew_wait_t *wait, apr_time_t until)
+{
+    struct epoll_event event = { .events = wait->events | EPOLLONESHOT, .data.ptr = wait };
+    int op = wait->is_known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    apr_status_t rv;
+
+    wait->until = until;
+    wait->is_late = 0;
+    wait->is_known = 1;
+    pthread_mutex_lock(&crew->lock);
+    wait->prev = &crew->buckets[(apr_uint64_t)(until / APR_USEC_PER_SEC + 1) % BUCKETS];
+    wait->next = *wait->prev;
+    if (wait->next) {
+        wait->next->prev = &wait->next;
+    }
+    *wait->prev = wait;
+    if (crew->hurried && wait->may_hurry) {
+        expire(wait);
+    }
+    pthread_mutex_unlock(&crew->lock);
+    if (epoll_ctl(crew->epoll_fd, op, wait->fd, &event) == 0) {
+        return APR_SUCCESS;
+    }
+    rv = errno;
+    pthread_mutex_lock(&crew->lock);
+    unlink_wait_locked(wait);
+    pthread_mutex_unlock(&crew->lock);
+    wait->is_known = op == EPOLL_CTL_MOD;
+    return rv;
+}
+
+static void serve(mcp_crew_t *crew, mcp_crew_wait_t *wait)
+{
+    int is_late;
+
+    pthread_mutex_lock(&crew->lock);
+    unlink_wait_locked(wait);
+    is_late = wait->is_late;
+    pthread_mutex_unlock(&crew->lock);
+    wait->fn(wait->baton, is_late);
+}
+
+static void sweep(mcp_crew_t *crew)
+{
+    apr_time_t now = mcp_clock_now();
+    apr_int64_t second = now / APR_USEC_PER_SEC;
+    apr_uint64_t count;
+    mcp_crew_wait_t *wait;
+
+    if (read(crew->sweep_fd, &count, sizeof(count)) < 0) {
+        return;
+    }
+    pthread_mutex_lock(&crew->lock);
+    while (crew->swept < second) {
+        wait = crew->buckets[(apr_uint64_t)++crew->swept % BUCKETS];
+        for (; wait; wait = wait->next) {
+            if (wait->until <= now) {
+                expire(wait);
+            }
+        }
+    }
+    pthread_mutex_unlock(&crew->lock);
+}
+
+void mcp_crew_hurry(mcp_crew_t *crew)
+{
+    mcp_crew_wait_t *wait;
+    unsigned i;
+
+    pthread_mutex_lock(&crew->lock);
+    crew->hurried = 1;
+    for (i = 0; i < BUCKETS; i++) {
+        for (wait = crew->buckets[i]; wait; wait = wait->next) {
+            if (wait->may_hurry) {
+                expire(wait);
+            }
+        }
+    }
+    pthread_mutex_unlock(&crew->lock);
+}
+
+/* ---- jobs ---- */
+
+void mcp_crew_run(mcp_crew_t *crew, mcp_crew_job_t *job)
+{
+    job->next = NULL;
+    pthread_mutex_lock(&crew->lock);
+    *crew->jobs_end = job;
+    crew->jobs_end = &job->next;
+    pthread_mutex_unlock(&crew->lock);
+    wake(crew);
+}
+
+/*
+ * Wake-ups are edge-triggered and may merge: a thread that leaves a job behind passes them on.
+ * Returns whether the thread is to end.
+ */
+static int take_job(mcp_crew_t *crew)
+{
+    mcp_crew_job_t *job;
+    int is_end, is_more;
+
+    pthread_mutex_lock(&crew->lock);
+    job = crew->jobs;
+    if (job) {
+        crew->jobs = job->next;
+        if (!crew->jobs) {
+            crew->jobs_end = &crew->jobs;
+        }
+    }
+    is_end = crew->stopped;
+    is_more = crew->jobs || is_end;
+    pthread_mutex_unlock(&crew->lock);
+    if (is_more) {
+        wake(crew);
+    }
+    if (job) {
+        job->fn(job->baton);
+    }
+    return is_end && !job;
+}
+
+/* ---- threads ---- */
+
+static void *APR_THREAD_FUNC run_thread(apr_thread_t *thread, void *baton)
+{
+    mcp_crew_t *crew = baton;
+    struct epoll_event event;
+    int count, is_end = 0;
+
+    while (!is_end) {
+        atomic_fetch_add_explicit(&crew->idle, 1, memory_order_relaxed);
+        count = epoll_wait(crew->epoll_fd, &event, 1, -1);
+        atomic_fetch_sub_explicit(&crew->idle, 1, memory_order_relaxed);
+        if (count <= 0) {
+            continue;
+        }
+        if (event.data.ptr == &crew->wake_fd) {
+            is_end = take_job(crew);
+        }
+        else if (event.data.ptr == &crew->sweep_fd) {
+            sweep(crew);
+        }
+        else {
+            serve(crew, event.data.ptr);
+        }
+    }
+    return NULL;
+}
+
+int mcp_crew_has_idle(const mcp_crew_t *crew)
+{
+    return atomic_load_explicit(&crew->idle, memory_order_relaxed) > 0;
+}
+
+static int watch(mcp_crew_t *crew, int *fd)
+{
+    struct epoll_event event = { .events = EPOLLIN | EPOLLET, .data.ptr = fd };
+
+    return *fd >= 0 && epoll_ctl(crew->epoll_fd, EPOLL_CTL_ADD, *fd, &event) == 0;
+}
+
+static void close_descriptors(mcp_crew_t *crew)
+{
+    close(crew->epoll_fd);
+    close(crew->wake_fd);
+    close(crew->sweep_fd);
+}
+
+static int open_descriptors(mcp_crew_t *crew)
+{
+    const struct itimerspec second = { { 1, 0 }, { 1, 0 } };
+
+    crew->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    crew->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    crew->sweep_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (watch(crew, &crew->wake_fd) && watch(crew, &crew->sweep_fd)
+        && timerfd_settime(crew->sweep_fd, 0, &second, NULL) == 0) {
+        return 1;
+    }
+    close_descriptors(crew);
+    return 0;
+}
+
+mcp_crew_t *mcp_crew_create(int threads, apr_pool_t *pool)
+{
+    mcp_crew_t *crew = apr_pcalloc(pool, sizeof(*crew));
+    sigset_t all, before;
+
+    crew->jobs_end = &crew->jobs;
+    crew->swept = mcp_clock_now() / APR_USEC_PER_SEC;
+    crew->threads = apr_pcalloc(pool, (apr_size_t)threads * sizeof(*crew->threads));
+    pthread_mutex_init(&crew->lock, NULL);
+    if (!open_descriptors(crew)) {
+        return NULL;
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* httpd's own call: code that runs on these threads asks for ap_thread_current(). */
+    while (crew->count < threads
+           && ap_thread_create(&crew->threads[crew->count], NULL, run_thread, crew, pool)
+              == APR_SUCCESS) {
+        crew->count++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!crew->count) {
+        close_descriptors(crew);
+        return NULL;
+    }
+    return crew;
+}
+
+void mcp_crew_stop(mcp_crew_t *crew)
+{
+    apr_status_t status;
+    int i;
+
+    pthread_mutex_lock(&crew->lock);
+    crew->stopped = 1;
+    pthread_mutex_unlock(&crew->lock);
+    wake(crew);
+    for (i = 0; i < crew->count; i++) {
+        apr_thread_join(&status, crew->threads[i]);
+    }
+    close_descriptors(crew);
+}
