@@ -44,7 +44,6 @@ typedef struct mcp_cache_request_t {
     const mcp_rpc_t *rpc;
     const mcp_cache_tool_t *tool; /* NULL if by_hints */
     int label;                    /* for metrics */
-    const char *where;            /* vhost, path and backend; mod_proxy changes its own later */
     const char *identity;         /* of httpd's user; NULL: nobody is authenticated */
     const char *feed;             /* whose notifications concern it; valid without asks, too */
     const char *session;          /* the id that the client sent; NULL: none */
@@ -84,6 +83,7 @@ const mcp_cache_env_t *mcp_cache_env(void);
 
 /* mcp_cache_request.c: what a request asks for, and who asks */
 int mcp_cache_fixups(request_rec *r);
+void mcp_cache_find_peers(void);
 /** The record of this request, judged. NULL: the cache has nothing to do with it. */
 mcp_cache_request_t *mcp_cache_request(request_rec *r);
 /** The digest of a session id that this caller uses here. 0: there is none. */

@@ -22,10 +22,15 @@
 /* Exported by mod_mcp_proxy, if it is there: MCPProxy is On for this request. */
 APR_DECLARE_OPTIONAL_FN(int, mcp_proxy_is_on, (request_rec *r));
 
+static APR_OPTIONAL_FN_TYPE(mcp_proxy_is_on) *is_on;
+
+void mcp_cache_find_peers(void)
+{
+    is_on = APR_RETRIEVE_OPTIONAL_FN(mcp_proxy_is_on);
+}
+
 static int is_active(request_rec *r)
 {
-    APR_OPTIONAL_FN_TYPE(mcp_proxy_is_on) *is_on = APR_RETRIEVE_OPTIONAL_FN(mcp_proxy_is_on);
-
     return mcp_cache_is_configured(r->per_dir_config)
         || (is_on && is_on(r) && mcp_cache_conf(r->per_dir_config, MCP_CACHE_HINTS));
 }
@@ -79,13 +84,16 @@ apr_uint64_t mcp_cache_feed_tag(const char *feed, const char *what)
     return mcp_cache_tag("feed", feed, what);
 }
 
-/* Where the request goes: the backend or balancer that mod_proxy has found, else the handler. */
-static const char *where_of(request_rec *r, int with_query)
+static const char *name_of(const server_rec *s)
 {
-    return apr_psprintf(r->pool, "%s:%d\n%s\n%s\n%s",
-                        r->server->server_hostname ? r->server->server_hostname : "",
-                        (int)r->server->port, r->uri,
-                        with_query && r->args ? r->args : "",
+    return s->server_hostname ? s->server_hostname : "";
+}
+
+/* Where the request goes: the backend or balancer that mod_proxy has found, else the handler. */
+static const char *where_of(request_rec *r)
+{
+    return apr_psprintf(r->pool, "%s:%d\n%s\n%s\n%s", name_of(r->server), (int)r->server->port,
+                        r->uri, r->args ? r->args : "",
                         r->filename && r->proxyreq ? r->filename : r->handler ? r->handler : "");
 }
 
@@ -95,8 +103,7 @@ static const char *feed_of(request_rec *r)
     const char *host = r->filename && r->proxyreq ? strstr(r->filename, "://") : NULL;
 
     if (!host) {
-        return apr_psprintf(r->pool, "%s:%d", r->server->server_hostname
-                            ? r->server->server_hostname : "", (int)r->server->port);
+        return name_of(r->server);
     }
     host += 3;
     return apr_pstrmemdup(r->pool, r->filename,
@@ -128,7 +135,8 @@ int mcp_cache_digest_session(const mcp_cache_request_t *q, const char *session,
 {
     mcp_cache_key_t key = {0};
 
-    key.where = q->where;
+    key.where = apr_psprintf(q->r->pool, "%s:%d\n%s\n%s", name_of(q->r->server),
+                             (int)q->r->server->port, q->r->uri, q->feed);
     key.method = key.audience = "session";
     key.caller = q->identity;
     key.session = session;
@@ -339,7 +347,7 @@ static int make_key(mcp_cache_request_t *q)
     if (!caller && !shared) {
         return 0;
     }
-    key.where = where_of(q->r, 1);
+    key.where = where_of(q->r);
     key.method = q->rpc->method;
     key.version = apr_psprintf(q->r->pool, "%s\n%s", header ? header : "",
                                q->rpc->version ? q->rpc->version : "");
@@ -383,7 +391,6 @@ mcp_cache_request_t *mcp_cache_request(request_rec *r)
     q = apr_pcalloc(r->pool, sizeof(*q));
     q->r = r;
     q->identity = mcp_request_identity(r);
-    q->where = where_of(r, 0);
     q->feed = feed_of(r);
     q->session = mcp_request_is_stateless(r) ? NULL : session_of(r);
     ap_set_module_config(r->request_config, &mcp_cache_module, q);

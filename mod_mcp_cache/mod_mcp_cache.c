@@ -27,6 +27,7 @@ static void register_hooks(apr_pool_t *p)
     ap_register_output_filter(MCP_CACHE_FILTER, mcp_cache_filter, NULL, AP_FTYPE_RESOURCE);
 
     ap_hook_pre_config(pre_config, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_optional_fn_retrieve(mcp_cache_find_peers, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_post_config(mcp_cache_post_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_init(mcp_cache_child_init, NULL, NULL, APR_HOOK_MIDDLE);
     /* Early, since the phase is run again once a slow body is whole; mod_mcp_proxy's limits on a
