@@ -17,6 +17,7 @@
 #include <http_log.h>
 #include <http_protocol.h>
 #include <http_request.h>
+#include <http_ssl.h>
 #include <linux/sockios.h>
 #include <mpm_common.h>
 #include <pthread.h>
@@ -30,6 +31,7 @@
 #include "mcp_clock.h"
 #include "mcp_httpd_crew.h"
 #include "mcp_httpd_log.h"
+#include "mcp_httpd_memory.h"
 
 #define MAX_LOOPS 4
 #define LINGER_TIMEOUT apr_time_from_sec(2)
@@ -37,6 +39,8 @@
 #define RETIRED_FOR apr_time_from_sec(5)
 #define RETIRE_ROUND apr_time_from_sec(1)
 #define ABORT_TICK apr_time_from_msec(20)
+/* TLS records without data that are read in a row. */
+#define MOST_RECORDS 16
 #define STOP_TICK apr_time_from_msec(500)
 
 typedef struct lot_t lot_t;
@@ -96,6 +100,9 @@ struct mcp_park_t {
     mcp_loop_t *loop;        /* its home's, or its own while on its thread */
     int is_async;
     int runs_inline;
+    int is_on_loop;
+    mcp_lender_t lender;     /* buckets of what mcp_park_write() is to write */
+    int hears_goodbye;       /* bytes from the client may be a TLS close */
     mcp_park_fn *fn;         /* next on the loop */
     void *baton;
     mcp_park_work_fn *work;  /* next on a worker */
@@ -157,6 +164,28 @@ apr_status_t mcp_park_write_kept(conn_rec *c)
     return f->frec->filter_func.out_func(f, NULL);
 }
 
+int mcp_park_has_raw_input(conn_rec *c, apr_bucket_brigade *bb)
+{
+    ap_filter_t *f = c->input_filters;
+    int is_there;
+
+    while (f->next) {
+        f = f->next;
+    }
+    is_there = ap_get_brigade(f, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ, 1) == APR_SUCCESS
+        && !APR_BRIGADE_EMPTY(bb);
+    apr_brigade_cleanup(bb);
+    return is_there;
+}
+
+apr_bucket *mcp_park_lend(mcp_park_t *park, const char *buf, apr_size_t len)
+{
+    apr_bucket_alloc_t *list = park->r->connection->bucket_alloc;
+
+    return park->is_on_loop ? mcp_lender_lend(&park->lender, buf, len, list)
+                            : apr_bucket_transient_create(buf, len, list);
+}
+
 apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
 {
     conn_rec *c = park->r->connection;
@@ -170,7 +199,8 @@ apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
     if (rv == APR_SUCCESS && park->is_async) {
         rv = mcp_park_write_kept(c);
     }
-    return c->aborted ? APR_ECONNABORTED : rv;
+    mcp_lender_repay(&park->lender);
+    return rv == APR_SUCCESS && c->aborted ? APR_ECONNABORTED : rv;
 }
 
 apr_status_t mcp_park_flush(mcp_park_t *park)
@@ -193,6 +223,13 @@ int mcp_park_has_pending(const mcp_park_t *park)
     return park->is_async && park->r->connection->data_in_output_filters;
 }
 
+void mcp_park_settle(mcp_park_t *park)
+{
+    if (park->is_async) {
+        mcp_memory_spare(park->r);
+    }
+}
+
 static void call(mcp_park_t *park, client_call_t *which)
 {
     client_call_t now = *which;
@@ -206,7 +243,36 @@ static void call(mcp_park_t *park, client_call_t *which)
 static unsigned wanted_events(const mcp_park_t *park)
 {
     return (park->gone.fn || park->readable.fn ? EPOLLRDHUP : 0)
-        | (park->readable.fn ? EPOLLIN : 0) | (park->writable.fn ? EPOLLOUT : 0);
+        | (park->readable.fn || (park->gone.fn && park->hears_goodbye) ? EPOLLIN : 0) | (park->writable.fn ? EPOLLOUT : 0);
+}
+
+/*
+ * A TLS client may say goodbye (close_notify) and leave TCP open. What can be read is looked at, not
+ * taken: the next request, pipelined, ends this listening.
+ */
+static int hears_goodbye(mcp_park_t *park)
+{
+    conn_rec *c = park->r->connection;
+    apr_bucket_brigade *bb = apr_brigade_create(park->r->pool, c->bucket_alloc);
+    apr_status_t rv;
+    int is_empty, rounds = 0;
+
+    do {
+        rv = ap_get_brigade(c->input_filters, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ, 1);
+        is_empty = APR_BRIGADE_EMPTY(bb);
+        apr_brigade_cleanup(bb);
+        is_empty = APR_STATUS_IS_EAGAIN(rv) || (rv == APR_SUCCESS && is_empty);
+    } while (is_empty && ++rounds < MOST_RECORDS && mcp_park_has_raw_input(c, bb));
+    apr_brigade_destroy(bb);
+    if (is_empty) {
+        return 0;
+    }
+    if (rv == APR_SUCCESS) {
+        park->hears_goodbye = 0;
+        mcp_watch_change(park->loop, &park->client, wanted_events(park));
+        return 0;
+    }
+    return 1;
 }
 
 static void client_event(mcp_watch_t *watch, unsigned events)
@@ -220,6 +286,10 @@ static void client_event(mcp_watch_t *watch, unsigned events)
     }
     if ((events & EPOLLIN || gone) && park->readable.fn) {
         call(park, &park->readable);
+        return;
+    }
+    if (events & EPOLLIN && park->gone.fn && hears_goodbye(park)) {
+        call(park, &park->gone);
         return;
     }
     if ((events & EPOLLOUT || gone) && park->writable.fn) {
@@ -262,6 +332,7 @@ static void watch_client(mcp_park_t *park)
         return;
     }
     apr_os_sock_get(&fd, ap_get_conn_socket(c));
+    park->hears_goodbye = ap_ssl_conn_is_ssl(c);
     park->client.fn = client_event;
     park->client.baton = park;
     if (mcp_watch_start(park->loop, &park->client, fd, wanted_events(park)) != APR_SUCCESS) {
@@ -419,6 +490,7 @@ static void run_on_loop(void *baton)
 {
     mcp_park_t *park = baton;
 
+    park->is_on_loop = 1;
     park->fn(park, park->baton);
 }
 
@@ -535,6 +607,7 @@ void mcp_park_work(mcp_park_t *park, mcp_park_work_fn *fn, void *baton)
 {
     park->work = fn;
     park->work_baton = baton;
+    park->is_on_loop = 0;
     if (park->is_async) {
         leave_parked_list(park);
         park->job = (mcp_crew_job_t){ .fn = run_on_worker, .baton = park };
@@ -612,6 +685,8 @@ static void dispose(void *baton)
 
     /* The MPM counted it as suspended, and counts it off by this state. */
     c->cs->state = CONN_STATE_SUSPENDED;
+    /* What it lets go of returns to the system now, all but the pool itself. */
+    apr_allocator_max_free_set(apr_pool_allocator_get(pool), 1);
     apr_pool_clear(pool);
     retire(home, pool);
 }
@@ -832,6 +907,14 @@ static void on_child_stopping(apr_pool_t *p, int graceful)
     }
 }
 
+static int on_connection(conn_rec *c, void *csd)
+{
+    if (env.count && !c->master) {
+        mcp_memory_seed(c);
+    }
+    return OK;
+}
+
 int mcp_park_is_draining(void)
 {
     return env.draining;
@@ -846,6 +929,7 @@ void mcp_park_register_hooks(module *m, int loops)
 {
     env.owner = m;
     env.wanted = loops < MAX_LOOPS ? loops : MAX_LOOPS;
+    ap_hook_pre_connection(on_connection, NULL, NULL, APR_HOOK_FIRST);
     ap_hook_child_init(on_child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_suspend_connection(on_suspend, NULL, NULL, APR_HOOK_LAST);
     ap_hook_child_stopping(on_child_stopping, NULL, NULL, APR_HOOK_MIDDLE);

@@ -89,6 +89,17 @@ void mcp_park_unwatch_client(mcp_park_t *park);
  */
 apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb);
 
+/**
+ * A bucket of bytes that need to last no longer than the mcp_park_write() that follows at once.
+ */
+apr_bucket *mcp_park_lend(mcp_park_t *park, const char *buf, apr_size_t len);
+
+/**
+ * On a worker, before a request is left for long: give memory back that the connection does not
+ * need meanwhile. The request's body has been read.
+ */
+void mcp_park_settle(mcp_park_t *park);
+
 /** Write what is kept. */
 apr_status_t mcp_park_flush(mcp_park_t *park);
 
@@ -109,6 +120,13 @@ apr_bucket *mcp_park_nudge(apr_bucket_alloc_t *list);
 
 /** Make the core write what it keeps for this connection, without waiting. */
 apr_status_t mcp_park_write_kept(conn_rec *c);
+
+/**
+ * Whether bytes of this connection wait below its filters, in the socket or already in httpd's own
+ * buffer. mod_ssl answers EAGAIN to a read that met a record without data (a session ticket), also
+ * when more records have come.
+ */
+int mcp_park_has_raw_input(conn_rec *c, apr_bucket_brigade *bb);
 
 /** This child is to go (graceful stop or restart): hurry. Any thread. */
 int mcp_park_is_draining(void);

@@ -26,6 +26,8 @@
 #define IDLE_PER_LIST 256
 #define IDLE_DEFAULT apr_time_from_sec(55)
 #define TLS_WRITE (16 * 1024)
+/* Records without data that are read in a row. */
+#define TLS_RECORDS 16
 /* What a later minor version of httpd may append to proxy_conn_rec. */
 #define CONN_REC_SPARE 512
 
@@ -48,14 +50,14 @@ static struct {
     apr_thread_mutex_t *lock;
     mcp_backend_t *idle[IDLE_LISTS];
     int count[IDLE_LISTS];
-    int handshakes;
+    int handshakes[IDLE_LISTS]; /* under way, by member */
     int most_handshakes;
 } env;
 
 void mcp_backend_init(apr_pool_t *p, int threads)
 {
     apr_thread_mutex_create(&env.lock, APR_THREAD_MUTEX_DEFAULT, p);
-    env.most_handshakes = threads > 4 ? threads / 4 : 1;
+    env.most_handshakes = threads > 8 ? threads / 8 : 1;
 }
 
 proxy_conn_rec *mcp_backend_conn_rec(apr_pool_t *p, proxy_worker *worker, int is_ssl)
@@ -312,10 +314,14 @@ static apr_status_t make_conn(mcp_backend_t *b, request_rec *r)
 
 apr_status_t mcp_backend_handshake(mcp_backend_t *b, request_rec *r, apr_interval_time_t timeout)
 {
+    int *under_way = &env.handshakes[list_of(b->worker)];
     apr_status_t rv = APR_EAGAIN;
     conn_rec *c;
 
-    if (__atomic_add_fetch(&env.handshakes, 1, __ATOMIC_RELAXED) <= env.most_handshakes) {
+    if (timeout <= 0) {
+        return APR_TIMEUP;
+    }
+    if (__atomic_add_fetch(under_way, 1, __ATOMIC_RELAXED) <= env.most_handshakes) {
         rv = make_conn(b, r);
         if (rv == APR_SUCCESS) {
             c = b->conn->connection;
@@ -329,7 +335,7 @@ apr_status_t mcp_backend_handshake(mcp_backend_t *b, request_rec *r, apr_interva
             }
         }
     }
-    __atomic_sub_fetch(&env.handshakes, 1, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(under_way, 1, __ATOMIC_RELAXED);
     return rv;
 }
 
@@ -338,6 +344,11 @@ apr_status_t mcp_backend_handshake(mcp_backend_t *b, request_rec *r, apr_interva
 int mcp_backend_fd(const mcp_backend_t *b)
 {
     return b->fd;
+}
+
+int mcp_backend_is_tls(const mcp_backend_t *b)
+{
+    return b->is_ssl;
 }
 
 int mcp_backend_is_reused(const mcp_backend_t *b)
@@ -397,9 +408,14 @@ apr_status_t mcp_backend_send(mcp_backend_t *b, const struct iovec *iov, int n, 
 static apr_status_t recv_tls(mcp_backend_t *b, char *buf, apr_size_t size, apr_size_t *len)
 {
     conn_rec *c = b->conn->connection;
-    apr_status_t rv = ap_get_brigade(c->input_filters, b->in, AP_MODE_READBYTES,
-                                     APR_NONBLOCK_READ, (apr_off_t)size);
+    apr_status_t rv;
+    int is_empty, records = 0;
 
+    do {
+        rv = ap_get_brigade(c->input_filters, b->in, AP_MODE_READBYTES, APR_NONBLOCK_READ,
+                            (apr_off_t)size);
+        is_empty = APR_STATUS_IS_EAGAIN(rv) || (rv == APR_SUCCESS && APR_BRIGADE_EMPTY(b->in));
+    } while (is_empty && ++records < TLS_RECORDS && mcp_park_has_raw_input(c, b->in));
     *len = size;
     if (rv == APR_SUCCESS) {
         rv = APR_BRIGADE_EMPTY(b->in) ? APR_EAGAIN : apr_brigade_flatten(b->in, buf, len);

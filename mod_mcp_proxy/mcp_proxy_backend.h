@@ -48,6 +48,7 @@ int mcp_backend_needs_handshake(const mcp_backend_t *b);
 apr_status_t mcp_backend_handshake(mcp_backend_t *b, request_rec *r, apr_interval_time_t timeout);
 
 int mcp_backend_fd(const mcp_backend_t *b);
+int mcp_backend_is_tls(const mcp_backend_t *b);
 int mcp_backend_is_reused(const mcp_backend_t *b);
 
 /** Send what can be sent; @a sent tells how much was taken. APR_EAGAIN: none, wait for room. */

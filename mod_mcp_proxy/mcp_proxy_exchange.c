@@ -9,6 +9,7 @@
 
 #include <ap_mpm.h>
 #include <errno.h>
+#include <http_core.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -23,8 +24,11 @@
 #define HANDSHAKE_RETRY apr_time_from_msec(20)
 #define SESSION_HOLD apr_time_from_sec(90)
 #define SESSION_RENEW apr_time_from_sec(30)
+/* Reads in a row for one exchange. */
+#define MOST_ROUNDS 16
 /* A response, with the interim ones before it. */
 #define MOST_HEADS 20
+#define REST_AFTER apr_time_from_msec(50)
 #define HEARTBEAT ":\n\n"
 
 /* Workers that wait for a fast answer right now; no more than half of them may. */
@@ -70,6 +74,20 @@ static apr_interval_time_t connect_timeout(const mcp_exchange_t *x)
     const proxy_worker_shared *s = x->target.worker->s;
 
     return s->conn_timeout_set ? s->conn_timeout : conf(x, MCP_PROXY_CONNECT_TIMEOUT);
+}
+
+static const char *connect_timeout_name(const mcp_exchange_t *x)
+{
+    return x->target.worker->s->conn_timeout_set ? "the member's connectiontimeout"
+                                                 : "MCPProxyConnectTimeout";
+}
+
+static const char *silence_name(const mcp_exchange_t *x, int is_stream)
+{
+    if (x->target.worker->s->timeout_set) {
+        return "the member's timeout";
+    }
+    return is_stream ? "MCPProxyStreamTimeout" : "MCPProxyResponseTimeout";
 }
 
 static int may_write_between(const mcp_exchange_t *x)
@@ -192,14 +210,13 @@ static void look_at_clock(mcp_exchange_t *x)
     case MCP_X_CONNECT:
     case MCP_X_HANDSHAKE:
         if (now >= x->started + connect_timeout(x)) {
-            time_out(x, HTTP_SERVICE_UNAVAILABLE, "MCPProxyConnectTimeout");
+            time_out(x, HTTP_SERVICE_UNAVAILABLE, connect_timeout_name(x));
         }
         return;
     case MCP_X_SEND:
     case MCP_X_HEAD:
         if (now >= x->started + response_timeout(x)) {
-            time_out(x, HTTP_GATEWAY_TIME_OUT, x->expects_stream ? "MCPProxyStreamTimeout"
-                                                                 : "MCPProxyResponseTimeout");
+            time_out(x, HTTP_GATEWAY_TIME_OUT, silence_name(x, x->expects_stream));
         }
         return;
     case MCP_X_BODY:
@@ -225,8 +242,7 @@ static void look_at_clock(mcp_exchange_t *x)
         return;
     }
     if (now >= x->last_in + stream_timeout(x)) {
-        time_out(x, HTTP_GATEWAY_TIME_OUT, x->is_stream ? "MCPProxyStreamTimeout"
-                                                        : "MCPProxyResponseTimeout");
+        time_out(x, HTTP_GATEWAY_TIME_OUT, silence_name(x, x->is_stream));
         return;
     }
     if (x->drain_at && now >= x->drain_at && may_write_between(x)) {
@@ -299,9 +315,14 @@ static mcp_exchange_wait_e step_handshake(mcp_exchange_t *x, int on_worker)
     if (!on_worker) {
         return MCP_X_WORKER;
     }
-    rv = mcp_backend_handshake(x->backend, x->r, connect_timeout(x));
+    rv = mcp_backend_handshake(x->backend, x->r,
+                               x->started + connect_timeout(x) - mcp_clock_now());
     if (rv == APR_EAGAIN) {
         return MCP_X_LATER;
+    }
+    if (rv != APR_SUCCESS && mcp_clock_now() >= x->started + connect_timeout(x)) {
+        time_out(x, HTTP_SERVICE_UNAVAILABLE, connect_timeout_name(x));
+        return MCP_X_WORKER;
     }
     if (rv != APR_SUCCESS) {
         ap_log_rerror(APLOG_MARK, APLOG_ERR, rv, x->r, MCP_LOGNO(2043)
@@ -421,10 +442,19 @@ static mcp_exchange_wait_e parse_head(mcp_exchange_t *x)
     return MCP_X_WORKER;
 }
 
+/* TLS may have more than it gave, which no descriptor tells of: only EAGAIN says that it is dry. */
+static apr_status_t receive(mcp_exchange_t *x, char *buf, apr_size_t size, apr_size_t *len)
+{
+    apr_status_t rv = mcp_backend_recv(x->backend, buf, size, len);
+
+    x->is_dry = rv != APR_SUCCESS || !mcp_backend_is_tls(x->backend);
+    return rv;
+}
+
 static mcp_exchange_wait_e step_head(mcp_exchange_t *x, char *buf, apr_size_t size)
 {
     apr_size_t len;
-    apr_status_t rv = mcp_backend_recv(x->backend, buf, size, &len);
+    apr_status_t rv = receive(x, buf, size, &len);
 
     if (APR_STATUS_IS_EAGAIN(rv)) {
         return MCP_X_READ;
@@ -492,8 +522,8 @@ static apr_status_t write_out(mcp_exchange_t *x, int on_worker)
     if (on_worker && x->state == MCP_X_END && x->body.done) {
         return APR_SUCCESS;
     }
-    if (x->failed || (!x->head_sent && x->holds_first && x->state == MCP_X_BODY
-                      && mcp_clock_now() < x->hold_until)) {
+    if (x->failed || (!x->head_sent && x->holds_first && APR_BRIGADE_EMPTY(x->bb)
+                      && x->state == MCP_X_BODY && mcp_clock_now() < x->hold_until)) {
         return APR_SUCCESS;
     }
     if (!APR_BRIGADE_EMPTY(x->bb) || !x->head_sent) {
@@ -504,8 +534,11 @@ static apr_status_t write_out(mcp_exchange_t *x, int on_worker)
     return APR_SUCCESS;
 }
 
-static mcp_exchange_wait_e client_left(mcp_exchange_t *x)
+static mcp_exchange_wait_e client_left(mcp_exchange_t *x, apr_status_t rv)
 {
+    if (APR_STATUS_IS_TIMEUP(rv)) {
+        drop_client(x);
+    }
     x->client_gone = 1;
     x->state = MCP_X_END;
     drop_backend(x);
@@ -518,8 +551,9 @@ static mcp_exchange_wait_e step_body(mcp_exchange_t *x, int on_worker, char *buf
     apr_status_t rv;
 
     if (x->blocked_since) {
-        if (mcp_park_flush(x->park) != APR_SUCCESS) {
-            return client_left(x);
+        rv = mcp_park_flush(x->park);
+        if (rv != APR_SUCCESS) {
+            return client_left(x, rv);
         }
         if (mcp_park_has_pending(x->park)) {
             return MCP_X_CLIENT;
@@ -539,9 +573,10 @@ static mcp_exchange_wait_e step_body(mcp_exchange_t *x, int on_worker, char *buf
         x->state = MCP_X_END;
     }
     else {
-        rv = mcp_backend_recv(x->backend, buf, size < WRITE_MOST ? size : WRITE_MOST, &len);
+        rv = receive(x, buf, size < WRITE_MOST ? size : WRITE_MOST, &len);
         if (APR_STATUS_IS_EAGAIN(rv)) {
-            return write_out(x, on_worker) == APR_SUCCESS ? MCP_X_READ : client_left(x);
+            rv = write_out(x, on_worker);
+            return rv == APR_SUCCESS ? MCP_X_READ : client_left(x, rv);
         }
         if (rv == APR_SUCCESS) {
             x->bytes_in += (apr_off_t)len;
@@ -551,8 +586,9 @@ static mcp_exchange_wait_e step_body(mcp_exchange_t *x, int on_worker, char *buf
             body_ended(x, rv);
         }
     }
-    if (!x->client_gone && write_out(x, on_worker) != APR_SUCCESS) {
-        return client_left(x);
+    rv = x->client_gone ? APR_SUCCESS : write_out(x, on_worker);
+    if (rv != APR_SUCCESS) {
+        return client_left(x, rv);
     }
     if (x->state == MCP_X_BODY && mcp_park_has_pending(x->park)) {
         start_blocking(x);
@@ -561,14 +597,24 @@ static mcp_exchange_wait_e step_body(mcp_exchange_t *x, int on_worker, char *buf
     return MCP_X_READ;
 }
 
+/* Whether there is more to read that no event will tell of. */
+static int has_more(const mcp_exchange_t *x, mcp_exchange_wait_e wait)
+{
+    return wait == MCP_X_READ
+        && ((x->state == MCP_X_BODY && (x->raw_len || !x->is_dry))
+            || (x->state == MCP_X_HEAD && !x->is_dry));
+}
+
 /*
  * Go on until something has to be waited for. One read of the body at a time, so that a loop serves
- * all its streams in turn.
+ * all its streams in turn; of TLS, which must be read until it is dry, a few.
  */
 static mcp_exchange_wait_e advance(mcp_exchange_t *x, int on_worker, char *buf, apr_size_t size)
 {
     mcp_exchange_wait_e wait = MCP_X_READ;
+    int rounds = 0;
 
+    x->is_dry = 1;
     for (;;) {
         mcp_exchange_state_e before = x->state;
 
@@ -600,8 +646,11 @@ static mcp_exchange_wait_e advance(mcp_exchange_t *x, int on_worker, char *buf, 
         case MCP_X_END:
             return MCP_X_WORKER;
         }
-        if (x->state == before && !(x->state == MCP_X_BODY && x->raw_len && wait == MCP_X_READ)) {
+        if (x->state == before && !has_more(x, wait)) {
             return wait;
+        }
+        if (x->state == before && ++rounds > MOST_ROUNDS) {
+            return MCP_X_NOW;
         }
     }
 }
@@ -625,16 +674,26 @@ static void go_to_worker(mcp_exchange_t *x)
     mcp_park_work(x->park, run_on_worker, x);
 }
 
+static void on_rest(mcp_timer_t *timer)
+{
+    go_to_worker(timer->baton);
+}
+
+/*
+ * The backend is told at once, and not when a worker is free: for MCP this is the cancellation. The
+ * rest waits a moment, since clients that leave together would otherwise wait for each other's logs.
+ */
 static void client_is_gone(mcp_park_t *park, void *baton)
 {
     mcp_exchange_t *x = baton;
+    mcp_loop_t *loop = mcp_park_loop(park);
 
     x->client_gone = 1;
     x->state = MCP_X_END;
-    stop_waiting(x);
-    /* At once, and not when a worker is free: for MCP this is the cancellation. */
     drop_backend(x);
-    mcp_park_work(park, run_on_worker, x);
+    stop_waiting(x);
+    x->timer.fn = on_rest;
+    mcp_timer_start(loop, &x->timer, mcp_loop_now(loop) + REST_AFTER);
 }
 
 static void on_client_writable(mcp_park_t *park, void *baton);
@@ -661,6 +720,10 @@ static void wait_for(mcp_exchange_t *x, mcp_exchange_wait_e wait)
         break;
     case MCP_X_LATER:
         when = earlier(when, mcp_loop_now(loop) + HANDSHAKE_RETRY);
+        break;
+    case MCP_X_NOW:
+        x->goes_on = 1;
+        when = mcp_loop_now(loop);
         break;
     }
     if (events && (!x->watch.active || x->watch.fd != mcp_backend_fd(x->backend))) {
@@ -718,11 +781,16 @@ static void on_timer(mcp_timer_t *timer)
 {
     mcp_exchange_t *x = timer->baton;
 
+    if (x->goes_on) {
+        x->goes_on = 0;
+        go_on(x);
+        return;
+    }
+    look_at_clock(x);
     if (x->state == MCP_X_HANDSHAKE) {
         go_to_worker(x);
         return;
     }
-    look_at_clock(x);
     if (x->state == MCP_X_END) {
         go_to_worker(x);
     }
@@ -790,6 +858,9 @@ static int comes_soon(const mcp_exchange_t *x, mcp_exchange_wait_e wait, apr_tim
     apr_interval_time_t left = until - mcp_clock_now();
     int ready = 0;
 
+    if (wait == MCP_X_NOW) {
+        return 1;
+    }
     if (left <= 0 || (wait != MCP_X_READ && wait != MCP_X_WRITE)
         || (x->is_standing && x->state == MCP_X_BODY)) {
         return 0;
@@ -818,14 +889,38 @@ static int run_on_worker(mcp_park_t *park, void *baton)
         wait = advance(x, 1, buf, sizeof(buf));
         if (x->state != MCP_X_END && !comes_soon(x, wait, until)) {
             x->left = x->left || mcp_park_is_async(park);
+            if (x->is_stream) {
+                mcp_park_settle(park);
+            }
             return mcp_park_leave(park, start_on_loop, x);
         }
     }
 }
 
+/* A request that keeps its thread writes through the socket's own timeout. */
+static int run_on_own_thread(mcp_exchange_t *x)
+{
+    conn_rec *c = x->r->connection;
+    apr_socket_t *sock = c->master ? NULL : ap_get_conn_socket(c);
+    apr_interval_time_t saved;
+    int status;
+
+    if (!sock || apr_socket_timeout_get(sock, &saved) != APR_SUCCESS) {
+        return run_on_worker(x->park, x);
+    }
+    apr_socket_timeout_set(sock, conf(x, MCP_PROXY_WRITE_TIMEOUT));
+    status = run_on_worker(x->park, x);
+    apr_socket_timeout_set(sock, saved);
+    return status;
+}
+
 int mcp_exchange_run(mcp_exchange_t *x)
 {
-    if (!mcp_park_is_home(x->park)) {
+    if (!mcp_park_is_async(x->park)) {
+        return run_on_own_thread(x);
+    }
+    /* A stream is about to leave its worker anyway. */
+    if (!x->expects_stream && !mcp_park_is_home(x->park)) {
         x->left = 1;
         return mcp_park_move(x->park, run_on_worker, x);
     }

@@ -48,6 +48,9 @@ typedef struct mcp_exchange_t {
     mcp_http_body_t body;
     apr_off_t bytes_in;
 
+    int is_dry;                /* the backend has nothing more to read right now */
+    int goes_on;               /* on the loop: the timer is for going on */
+
     int is_stream;             /* text/event-stream */
     int is_standing;           /* ... that answers a GET or a subscriptions/listen */
     int counted;               /* in the gauge of event streams */
@@ -79,6 +82,7 @@ typedef enum {
     MCP_X_WRITE,   /* room at the backend */
     MCP_X_CLIENT,  /* room at the client */
     MCP_X_LATER,   /* a moment: too many handshakes */
+    MCP_X_NOW,     /* nothing: it is only others' turn */
     MCP_X_WORKER   /* a worker */
 } mcp_exchange_wait_e;
 

@@ -33,17 +33,18 @@ static int build_request(mcp_exchange_t *x, apr_uri_t *uri, char *url, char *por
     char *old_length = NULL, *old_coding = NULL;
     int status = ap_proxy_create_hdrbrgd(r->pool, bb, r, x->target.resolved, x->target.worker,
                                          x->conf, uri, url, port, &old_length, &old_coding);
+    const char *last;
     apr_size_t len;
     char *head;
 
     if (status != OK) {
         return status;
     }
-    if (old_length || old_coding) {
-        apr_brigade_printf(bb, NULL, NULL, "Content-Length: %" APR_SIZE_T_FMT CRLF,
-                           request->length);
-    }
-    apr_brigade_puts(bb, NULL, NULL, CRLF);
+    /* No apr_brigade_printf(): it takes 8 KB from the connection, which would keep them. */
+    last = old_length || old_coding
+        ? apr_psprintf(r->pool, "Content-Length: %" APR_SIZE_T_FMT CRLF CRLF, request->length)
+        : CRLF;
+    APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_immortal_create(last, strlen(last), bb->bucket_alloc));
     apr_brigade_pflatten(bb, &head, &len, r->pool);
     apr_brigade_destroy(bb);
     mcp_request_take(r);
@@ -191,14 +192,17 @@ static void mark_member(proxy_worker *worker)
     }
 }
 
-/* "Keep-Alive: timeout=N": be gone before the backend is. */
+/*
+ * "Keep-Alive: timeout=N": be gone well before the backend is. A busy one runs its timers before it
+ * reads what has come, and a request that was sent must not be sent again.
+ */
 static apr_interval_time_t keep_for(const mcp_exchange_t *x)
 {
     const char *field = mcp_http_field(&x->head, "Keep-Alive");
     const char *hint = field ? ap_strcasestr(field, "timeout=") : NULL;
     apr_int64_t seconds = hint ? apr_atoi64(hint + strlen("timeout=")) : 0;
 
-    return seconds > 1 ? apr_time_from_sec(seconds - 1) : 0;
+    return apr_time_from_sec(seconds) / 2;
 }
 
 static int may_reuse(const mcp_exchange_t *x)
@@ -221,12 +225,22 @@ static int may_reuse(const mcp_exchange_t *x)
     return 1;
 }
 
+/* What TLS has decrypted lies where no peek at the socket sees it. */
+static int is_dry(mcp_exchange_t *x)
+{
+    char c;
+    apr_size_t len;
+
+    return !mcp_backend_is_tls(x->backend)
+        || APR_STATUS_IS_EAGAIN(mcp_backend_recv(x->backend, &c, 1, &len));
+}
+
 static void give_back(mcp_exchange_t *x)
 {
     if (!x->backend) {
         return;
     }
-    if (may_reuse(x)) {
+    if (may_reuse(x) && is_dry(x)) {
         mcp_backend_release(x->backend, keep_for(x));
     }
     else {

@@ -202,7 +202,8 @@ def test_the_module_works_when_a_graceful_restart_loads_it_first(gateway, server
         line for line in text().splitlines()
         if line.split(" ")[0] in ("User", "Group", "ServerRoot", "DefaultRuntimeDir", "PidFile",
                                   "ErrorLog", "ServerName", "Listen", "StartServers", "ServerLimit",
-                                  "ThreadsPerChild", "ThreadLimit", "MaxRequestWorkers")) + (
+                                  "ThreadsPerChild", "ThreadLimit", "MaxRequestWorkers",
+                                  "MinSpareThreads", "MaxSpareThreads")) + (
         "\n<Location /server-status>\nSetHandler server-status\n</Location>\n")
     gw.start()
     gw.config = text

@@ -130,12 +130,18 @@ def test_a_refused_connection_is_503(gateway, keep, single):
         assert_rpc_error(ask(gw, ident), 503, ident)
 
 
-def test_the_client_connection_survives_an_error(gateway, keep):
-    gw = gateway(keep(Nobody()))
-    announce(gw, tags.CONNECT_FAILED)
+def test_an_error_that_ends_the_client_connection_says_so(gateway, backend):
+    b = backend(sending(b"nonsense\r\n\r\n"))
+    gw = gateway(b)
+    announce(gw)
+    gw.expect_log(r"MCP204\d")
     with gw.connect() as client:
-        for ident in range(3):
-            assert_rpc_error(client.request("POST", "/mcp", POST, call("x", ident)), 503, ident)
+        answer = client.request("POST", "/mcp", POST, call("x", 1))
+        assert_rpc_error(answer, 502, 1)
+        if answer.header("Connection") != "close":
+            assert client.request("OPTIONS", "/server-status?auto").finish().status == 200
+        else:
+            wait_until(client.is_closed_by_server, "the server to close")
 
 
 # Retries

@@ -264,7 +264,8 @@ def test_a_full_table_forgets_the_least_recently_used(gateway, server):
     a = server()
     gw = knowing_gateway(gateway, a, "MCPProxySessionStore shm:8")
     clients = mcp_clients(gw, 8)
-    assert clients[0].where() == "a"
+    # Uses within the same second are not told apart.
+    stays(lambda: clients[0].where() == "a", 1.5)
     Mcp(gw).initialize()
     assert [is_known(gw, a, c.session) for c in clients[:3]] == [True, False, True]
 

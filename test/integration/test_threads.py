@@ -37,8 +37,7 @@ def test_open_streams_hold_no_thread(gateway, server, tls):
     gw = gateway(a, threads=THREADS, streams=STREAMS + 100, **tls_options(tls))
     count = STREAMS if not tls else STREAMS // 3
     before = gw.thread_count()
-    clients = [gw.connect() for _ in range(count)]
-    streams = [client.request("GET", "/mcp", LISTEN) for client in clients]
+    streams = [gw.connect().request("GET", "/mcp", LISTEN) for _ in range(count)]
     a.wait_streams(count)
     assert gw.thread_count() <= before + 2
     for _ in range(20):
@@ -182,6 +181,8 @@ def test_streams_cost_no_cpu_while_they_are_quiet(gateway, server):
 def test_clients_that_come_and_vanish_leave_nothing_behind(gateway, server):
     a = server(era="sse")
     gw = gateway(a, threads=THREADS, streams=5000)
+    # All workers busy for a moment: httpd may say so.
+    gw.expect_log("AH00484", optional=True)
     for client in [gw.connect() for _ in range(10)]:
         client.request("GET", "/mcp", LISTEN)
     gw.leave()
@@ -197,7 +198,8 @@ def test_clients_that_come_and_vanish_leave_nothing_behind(gateway, server):
     a.wait_streams(0)
     # Idle connections to the backend may stay: at most one for each thread.
     wait_until(lambda: gw.descriptor_count() <= before + THREADS, "the descriptors to come back")
-    assert gw.pss_kib() - memory < (60_000 if FULL else 20_000)
+    # What a worker may still look at is kept for a few seconds.
+    wait_until(lambda: gw.pss_kib() - memory < (20_000 if FULL else 5_000), "the memory to come back")
     assert gw.request("OPTIONS", "/mcp").status == 200
 
 

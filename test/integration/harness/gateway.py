@@ -124,11 +124,12 @@ class Gateway:
         return lines
 
     def _tls_lines(self):
+        cache = "SSLSessionCache shmcb:ssl-cache(512000)"
         if not self.tls:
-            return ["SSLSessionCache none"] if "ssl" in self.modules else []
+            return [cache] if "ssl" in self.modules else []
         cert, key = certs.files()
         return ["SSLEngine on", 'SSLCertificateFile "%s"' % cert,
-                'SSLCertificateKeyFile "%s"' % key, "SSLSessionCache shmcb:ssl-cache(512000)"]
+                'SSLCertificateKeyFile "%s"' % key, cache]
 
     def config(self):
         names = ["mpm_" + self.mpm, *_BASE, *self.modules]
