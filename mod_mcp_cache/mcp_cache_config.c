@@ -234,6 +234,6 @@ const command_rec mcp_cache_commands[] = {
                   "an expression: who asks"),
     AP_INIT_TAKE_ARGV("MCPCacheTool", add_tool, NULL, RSRC_CONF | ACCESS_CONF,
                       "PATTERN TTL [scope=user|session|shared] [key=EXPR]"),
-    { NULL }
+    { NULL, { NULL }, NULL, 0, RAW_ARGS, NULL }
 };
 #undef MCP_DIRECTIVE
