@@ -22,6 +22,7 @@
 #define WRITE_MOST (32 * 1024)
 #define GRACE apr_time_from_msec(5)
 #define HANDSHAKE_RETRY apr_time_from_msec(20)
+#define DRAIN_RETRY apr_time_from_msec(100)
 #define SESSION_HOLD apr_time_from_sec(90)
 #define SESSION_RENEW apr_time_from_sec(30)
 /* Reads in a row for one exchange. */
@@ -101,6 +102,11 @@ static apr_time_t earlier(apr_time_t a, apr_time_t b)
     return a < b ? a : b;
 }
 
+static apr_time_t later(apr_time_t a, apr_time_t b)
+{
+    return a > b ? a : b;
+}
+
 /* When something has to be looked at, should nothing happen before. */
 static apr_time_t deadline(const mcp_exchange_t *x)
 {
@@ -129,7 +135,8 @@ static apr_time_t deadline(const mcp_exchange_t *x)
         when = earlier(when, x->last_out + heartbeat);
     }
     if (x->drain_at) {
-        when = earlier(when, x->drain_at);
+        /* In the middle of an event when its time came: look again soon, and not at once. */
+        when = earlier(when, later(x->drain_at, mcp_clock_now() + DRAIN_RETRY));
     }
     if (x->is_standing && x->q->looked_up) {
         when = earlier(when, x->session_held + SESSION_RENEW);

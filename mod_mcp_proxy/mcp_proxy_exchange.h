@@ -65,6 +65,7 @@ typedef struct mcp_exchange_t {
     mcp_sse_t sse;
     apr_bucket_brigade *bb;
 
+    int is_one_too_many;       /* a stream over MCPProxyMaxStreams */
     int failed;                /* HTTP status of a failure before the head went out; 0: none */
     int timed_out;
     int broken;                /* the body ended before it was whole */
