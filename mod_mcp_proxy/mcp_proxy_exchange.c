@@ -29,7 +29,9 @@
 #define MOST_ROUNDS 16
 /* A response, with the interim ones before it. */
 #define MOST_HEADS 20
-#define REST_AFTER apr_time_from_msec(50)
+#define REST_AFTER apr_time_from_msec(10)
+#define REST_MOST apr_time_from_msec(250)
+#define REST_BUSY 16
 #define HEARTBEAT ":\n\n"
 
 /* Workers that wait for a fast answer right now; no more than half of them may. */
@@ -272,7 +274,7 @@ static void look_at_clock(mcp_exchange_t *x)
 static void drop_backend(mcp_exchange_t *x)
 {
     if (x->watch.active) {
-        mcp_watch_stop(mcp_park_loop(x->park), &x->watch);
+        mcp_watch_forget(mcp_park_loop(x->park), &x->watch);
     }
     if (x->backend) {
         mcp_backend_close(x->backend);
@@ -683,12 +685,21 @@ static void go_to_worker(mcp_exchange_t *x)
 
 static void on_rest(mcp_timer_t *timer)
 {
-    go_to_worker(timer->baton);
+    mcp_exchange_t *x = timer->baton;
+    mcp_loop_t *loop = mcp_park_loop(x->park);
+    apr_time_t now = mcp_loop_now(loop);
+
+    if (mcp_loop_load(loop) >= REST_BUSY && now < x->gone_at + REST_MOST) {
+        mcp_timer_start(loop, timer, now + REST_AFTER);
+        return;
+    }
+    go_to_worker(x);
 }
 
 /*
  * The backend is told at once, and not when a worker is free: for MCP this is the cancellation. The
- * rest waits a moment, since clients that leave together would otherwise wait for each other's logs.
+ * rest waits until the loop has nothing better to do, since clients that leave together would
+ * otherwise wait for each other's logs.
  */
 static void client_is_gone(mcp_park_t *park, void *baton)
 {
@@ -699,8 +710,9 @@ static void client_is_gone(mcp_park_t *park, void *baton)
     x->state = MCP_X_END;
     drop_backend(x);
     stop_waiting(x);
+    x->gone_at = mcp_loop_now(loop);
     x->timer.fn = on_rest;
-    mcp_timer_start(loop, &x->timer, mcp_loop_now(loop) + REST_AFTER);
+    mcp_timer_start(loop, &x->timer, x->gone_at + REST_AFTER);
 }
 
 static void on_client_writable(mcp_park_t *park, void *baton);

@@ -72,7 +72,7 @@ typedef struct mcp_exchange_t {
     int client_gone;
     int draining;
     int unacknowledged;        /* bytes that the client had not taken when it blocked */
-    apr_time_t started, last_in, last_out, blocked_since, drain_at, session_held;
+    apr_time_t started, gone_at, last_in, last_out, blocked_since, drain_at, session_held;
     mcp_watch_t watch;
     mcp_timer_t timer;
 } mcp_exchange_t;
