@@ -38,6 +38,8 @@
 #define RETIRED_FOR apr_time_from_sec(5)
 #define RETIRE_ROUND apr_time_from_sec(1)
 #define ABORT_TICK apr_time_from_msec(20)
+/* TLS records without data that are read in a row. */
+#define MOST_RECORDS 16
 #define STOP_TICK apr_time_from_msec(500)
 
 typedef struct lot_t lot_t;
@@ -159,6 +161,20 @@ apr_status_t mcp_park_write_kept(conn_rec *c)
     return f->frec->filter_func.out_func(f, NULL);
 }
 
+int mcp_park_has_raw_input(conn_rec *c, apr_bucket_brigade *bb)
+{
+    ap_filter_t *f = c->input_filters;
+    int is_there;
+
+    while (f->next) {
+        f = f->next;
+    }
+    is_there = ap_get_brigade(f, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ, 1) == APR_SUCCESS
+        && !APR_BRIGADE_EMPTY(bb);
+    apr_brigade_cleanup(bb);
+    return is_there;
+}
+
 apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
 {
     conn_rec *c = park->r->connection;
@@ -219,12 +235,17 @@ static int hears_goodbye(mcp_park_t *park)
 {
     conn_rec *c = park->r->connection;
     apr_bucket_brigade *bb = apr_brigade_create(park->r->pool, c->bucket_alloc);
-    apr_status_t rv = ap_get_brigade(c->input_filters, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ,
-                                     1);
-    int is_empty = APR_BRIGADE_EMPTY(bb);
+    apr_status_t rv;
+    int is_empty, rounds = 0;
 
+    do {
+        rv = ap_get_brigade(c->input_filters, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ, 1);
+        is_empty = APR_BRIGADE_EMPTY(bb);
+        apr_brigade_cleanup(bb);
+        is_empty = APR_STATUS_IS_EAGAIN(rv) || (rv == APR_SUCCESS && is_empty);
+    } while (is_empty && ++rounds < MOST_RECORDS && mcp_park_has_raw_input(c, bb));
     apr_brigade_destroy(bb);
-    if (APR_STATUS_IS_EAGAIN(rv) || (rv == APR_SUCCESS && is_empty)) {
+    if (is_empty) {
         return 0;
     }
     if (rv == APR_SUCCESS) {

@@ -110,6 +110,13 @@ apr_bucket *mcp_park_nudge(apr_bucket_alloc_t *list);
 /** Make the core write what it keeps for this connection, without waiting. */
 apr_status_t mcp_park_write_kept(conn_rec *c);
 
+/**
+ * Whether bytes of this connection wait below its filters, in the socket or already in httpd's own
+ * buffer. mod_ssl answers EAGAIN to a read that met a record without data (a session ticket), also
+ * when more records have come.
+ */
+int mcp_park_has_raw_input(conn_rec *c, apr_bucket_brigade *bb);
+
 /** This child is to go (graceful stop or restart): hurry. Any thread. */
 int mcp_park_is_draining(void);
 

@@ -14,6 +14,7 @@
 #include <http_connection.h>
 #include <http_core.h>
 #include <http_protocol.h>
+#include <http_ssl.h>
 #include <util_filter.h>
 
 #include "mcp_clock.h"
@@ -260,6 +261,11 @@ int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeou
         apr_status_t rv = read_some(r, in, block);
 
         if (APR_STATUS_IS_EAGAIN(rv) && block == APR_NONBLOCK_READ) {
+            if (!r->connection->master && ap_ssl_conn_is_ssl(r->connection)
+                && mcp_park_has_raw_input(r->connection, in->bb)) {
+                block = APR_BLOCK_READ;
+                continue;
+            }
             if (may_suspend) {
                 in->park = in->park ? in->park : mcp_park_create(r);
                 if (mcp_park_is_async(in->park)) {
@@ -476,7 +482,8 @@ int mcp_request_check_headers(request_rec *r)
     if (!version) {
         return mismatch(r, "MCP-Protocol-Version", "is missing");
     }
-    if (rpc->version ? strcmp(version, rpc->version) != 0 : rpc->kind == MCP_RPC_REQUEST) {
+    /* A body that names no revision is the server's to refuse: it has another code for that. */
+    if (rpc->version && strcmp(version, rpc->version) != 0) {
         return mismatch(r, "MCP-Protocol-Version", "does not match the body");
     }
     if (!method) {

@@ -26,6 +26,8 @@
 #define IDLE_PER_LIST 256
 #define IDLE_DEFAULT apr_time_from_sec(55)
 #define TLS_WRITE (16 * 1024)
+/* Records without data that are read in a row. */
+#define TLS_RECORDS 16
 /* What a later minor version of httpd may append to proxy_conn_rec. */
 #define CONN_REC_SPARE 512
 
@@ -406,9 +408,14 @@ apr_status_t mcp_backend_send(mcp_backend_t *b, const struct iovec *iov, int n, 
 static apr_status_t recv_tls(mcp_backend_t *b, char *buf, apr_size_t size, apr_size_t *len)
 {
     conn_rec *c = b->conn->connection;
-    apr_status_t rv = ap_get_brigade(c->input_filters, b->in, AP_MODE_READBYTES,
-                                     APR_NONBLOCK_READ, (apr_off_t)size);
+    apr_status_t rv;
+    int is_empty, records = 0;
 
+    do {
+        rv = ap_get_brigade(c->input_filters, b->in, AP_MODE_READBYTES, APR_NONBLOCK_READ,
+                            (apr_off_t)size);
+        is_empty = APR_STATUS_IS_EAGAIN(rv) || (rv == APR_SUCCESS && APR_BRIGADE_EMPTY(b->in));
+    } while (is_empty && ++records < TLS_RECORDS && mcp_park_has_raw_input(c, b->in));
     *len = size;
     if (rv == APR_SUCCESS) {
         rv = APR_BRIGADE_EMPTY(b->in) ? APR_EAGAIN : apr_brigade_flatten(b->in, buf, len);

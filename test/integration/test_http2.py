@@ -95,11 +95,12 @@ def test_errors_are_json_rpc(gw2, keep, curl):
     assert json.loads(body)["id"] == 9
 
 
-def test_a_body_over_the_limit_is_413(gw2, server, curl):
-    gw = gw2(server(era="stateless"), location=["MCPProxyMaxBody 1K"])
-    _, line, body = curl(gw, "/mcp", body=call("x", 9, blob="y" * 2000)).finish()
-    assert line == "2 413"
-    assert json.loads(body)["error"]["code"] == -31413
+def test_a_refusal_is_json_rpc(gw2, server, curl):
+    headers = ["MCP-Protocol-Version: 2026-07-28", "Mcp-Method: tools/list"]
+    _, line, body = curl(gw2(server(era="stateless")), "/mcp", headers=headers,
+                         body=call("x", 9)).finish()
+    assert line == "2 400"
+    assert json.loads(body)["error"]["code"] == -32020
 
 
 def test_streams_and_calls_share_a_server(gw2, server, curl):
