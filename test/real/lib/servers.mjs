@@ -41,6 +41,20 @@ export function freePort() {
     });
 }
 
+const running = new Set();
+
+// Starts a program that ends with this process, whatever ends that.
+export function start(program, args, options) {
+    const child = spawn(program, args, options);
+    running.add(child);
+    child.once('exit', () => running.delete(child));
+    return child;
+}
+
+process.once('exit', () => running.forEach(child => child.kill('SIGTERM')));
+for (const [signal, number] of [['SIGTERM', 15], ['SIGINT', 2], ['SIGHUP', 1]])
+    process.once(signal, () => process.exit(128 + number));
+
 export async function stop(child, signal = 'SIGTERM') {
     if (child.exitCode !== null || child.signalCode !== null)
         return;
@@ -59,7 +73,7 @@ class RealServer {
 
     async start(port) {
         const settings = { ...this.settings, name: this.name, port };
-        this.child = spawn(process.execPath, [here(`../servers/${this.kind}.mjs`),
+        this.child = start(process.execPath, [here(`../servers/${this.kind}.mjs`),
             JSON.stringify(settings)], { stdio: ['ignore', 'pipe', 'pipe'] });
         this.child.stderr.on('data', (part) => { this.stderr += part; });
         const lines = createInterface({ input: this.child.stdout });
