@@ -37,8 +37,8 @@ export function loadLines(names) {
 }
 
 function loadModules(tls, more) {
-    const lines = loadLines([...more, ...basic]
-        .filter(name => tls || !['ssl', 'http2'].includes(name)));
+    const secure = ['ssl', 'http2'];
+    const lines = loadLines([...more, ...basic.filter(name => tls || !secure.includes(name))]);
     if (!stock)
         lines.push(`LoadModule mcp_proxy_module ${moduleFile}`);
     return lines;
@@ -57,7 +57,7 @@ function sizing(mpm) {
 
 function balancer({ name, servers, method }) {
     const members = servers.map(server =>
-        `    BalancerMember "http://127.0.0.1:${server.port}" route=${server.name}`);
+        `    BalancerMember "${server.scheme ?? 'http'}://127.0.0.1:${server.port}" route=${server.name}`);
     return [`<Proxy "balancer://${name}">`, ...members,
         `    ProxySet lbmethod=${method ?? (stock ? 'byrequests' : 'mcp')}`, '</Proxy>'];
 }
