@@ -97,7 +97,10 @@ void mcp_exchange_fail(mcp_exchange_t *x, int status);
 
 /* mcp_proxy_answer.c */
 
-/** The response head is in x->head: note what it says of a session, make it the client's. */
+/**
+ * The response head is in x->head: note what it says of a session, make it the client's. On a
+ * worker. Ends the exchange, with x->is_one_too_many, where it opens a stream over the limit.
+ */
 void mcp_answer_head(mcp_exchange_t *x);
 
 /**
