@@ -31,6 +31,7 @@
 #include "mcp_clock.h"
 #include "mcp_httpd_crew.h"
 #include "mcp_httpd_log.h"
+#include "mcp_httpd_memory.h"
 
 #define MAX_LOOPS 4
 #define LINGER_TIMEOUT apr_time_from_sec(2)
@@ -99,6 +100,8 @@ struct mcp_park_t {
     mcp_loop_t *loop;        /* its home's, or its own while on its thread */
     int is_async;
     int runs_inline;
+    int is_on_loop;
+    mcp_lender_t lender;     /* buckets of what mcp_park_write() is to write */
     int hears_goodbye;       /* bytes from the client may be a TLS close */
     mcp_park_fn *fn;         /* next on the loop */
     void *baton;
@@ -175,6 +178,14 @@ int mcp_park_has_raw_input(conn_rec *c, apr_bucket_brigade *bb)
     return is_there;
 }
 
+apr_bucket *mcp_park_lend(mcp_park_t *park, const char *buf, apr_size_t len)
+{
+    apr_bucket_alloc_t *list = park->r->connection->bucket_alloc;
+
+    return park->is_on_loop ? mcp_lender_lend(&park->lender, buf, len, list)
+                            : apr_bucket_transient_create(buf, len, list);
+}
+
 apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
 {
     conn_rec *c = park->r->connection;
@@ -188,6 +199,7 @@ apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
     if (rv == APR_SUCCESS && park->is_async) {
         rv = mcp_park_write_kept(c);
     }
+    mcp_lender_repay(&park->lender);
     return rv == APR_SUCCESS && c->aborted ? APR_ECONNABORTED : rv;
 }
 
@@ -209,6 +221,13 @@ int mcp_park_unacknowledged(const mcp_park_t *park)
 int mcp_park_has_pending(const mcp_park_t *park)
 {
     return park->is_async && park->r->connection->data_in_output_filters;
+}
+
+void mcp_park_settle(mcp_park_t *park)
+{
+    if (park->is_async) {
+        mcp_memory_spare(park->r);
+    }
 }
 
 static void call(mcp_park_t *park, client_call_t *which)
@@ -471,6 +490,7 @@ static void run_on_loop(void *baton)
 {
     mcp_park_t *park = baton;
 
+    park->is_on_loop = 1;
     park->fn(park, park->baton);
 }
 
@@ -587,6 +607,7 @@ void mcp_park_work(mcp_park_t *park, mcp_park_work_fn *fn, void *baton)
 {
     park->work = fn;
     park->work_baton = baton;
+    park->is_on_loop = 0;
     if (park->is_async) {
         leave_parked_list(park);
         park->job = (mcp_crew_job_t){ .fn = run_on_worker, .baton = park };
@@ -886,6 +907,14 @@ static void on_child_stopping(apr_pool_t *p, int graceful)
     }
 }
 
+static int on_connection(conn_rec *c, void *csd)
+{
+    if (env.count && !c->master) {
+        mcp_memory_seed(c);
+    }
+    return OK;
+}
+
 int mcp_park_is_draining(void)
 {
     return env.draining;
@@ -900,6 +929,7 @@ void mcp_park_register_hooks(module *m, int loops)
 {
     env.owner = m;
     env.wanted = loops < MAX_LOOPS ? loops : MAX_LOOPS;
+    ap_hook_pre_connection(on_connection, NULL, NULL, APR_HOOK_FIRST);
     ap_hook_child_init(on_child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_suspend_connection(on_suspend, NULL, NULL, APR_HOOK_LAST);
     ap_hook_child_stopping(on_child_stopping, NULL, NULL, APR_HOOK_MIDDLE);

@@ -89,6 +89,17 @@ void mcp_park_unwatch_client(mcp_park_t *park);
  */
 apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb);
 
+/**
+ * A bucket of bytes that need to last no longer than the mcp_park_write() that follows at once.
+ */
+apr_bucket *mcp_park_lend(mcp_park_t *park, const char *buf, apr_size_t len);
+
+/**
+ * On a worker, before a request is left for long: give memory back that the connection does not
+ * need meanwhile. The request's body has been read.
+ */
+void mcp_park_settle(mcp_park_t *park);
+
 /** Write what is kept. */
 apr_status_t mcp_park_flush(mcp_park_t *park);
 

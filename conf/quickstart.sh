@@ -28,7 +28,7 @@ usage() {
 stop_all() {
     trap '' INT TERM HUP
     for pid in $started $busy; do
-        kill -TERM -- "-$pid" 2>/dev/null
+        kill -s TERM -- "-$pid" 2>/dev/null
     done
     for pid in $started $busy; do
         wait "$pid" 2>/dev/null
@@ -173,7 +173,7 @@ ServerName http://127.0.0.1:$gateway_port
 Listen 127.0.0.1:$gateway_port
 PidFile "$dir/httpd.pid"
 DefaultRuntimeDir "$dir"
-Mutex file:"$dir"
+Mutex "file:$dir"
 ErrorLog "$dir/log/error.log"
 LogFormat "%h %t \\"%r\\" %>s %B" short
 CustomLog "$dir/log/access.log" short

@@ -251,7 +251,7 @@ static void put(mcp_exchange_t *x, const char *buf, apr_size_t len, int lasts)
 
     if (len) {
         APR_BRIGADE_INSERT_TAIL(x->bb, lasts ? apr_bucket_pool_create(buf, len, x->r->pool, list)
-                                             : apr_bucket_transient_create(buf, len, list));
+                                             : mcp_park_lend(x->park, buf, len));
         mcp_sse_feed(&x->sse, buf, len);
     }
 }

@@ -33,17 +33,18 @@ static int build_request(mcp_exchange_t *x, apr_uri_t *uri, char *url, char *por
     char *old_length = NULL, *old_coding = NULL;
     int status = ap_proxy_create_hdrbrgd(r->pool, bb, r, x->target.resolved, x->target.worker,
                                          x->conf, uri, url, port, &old_length, &old_coding);
+    const char *last;
     apr_size_t len;
     char *head;
 
     if (status != OK) {
         return status;
     }
-    if (old_length || old_coding) {
-        apr_brigade_printf(bb, NULL, NULL, "Content-Length: %" APR_SIZE_T_FMT CRLF,
-                           request->length);
-    }
-    apr_brigade_puts(bb, NULL, NULL, CRLF);
+    /* No apr_brigade_printf(): it takes 8 KB from the connection, which would keep them. */
+    last = old_length || old_coding
+        ? apr_psprintf(r->pool, "Content-Length: %" APR_SIZE_T_FMT CRLF CRLF, request->length)
+        : CRLF;
+    APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_immortal_create(last, strlen(last), bb->bucket_alloc));
     apr_brigade_pflatten(bb, &head, &len, r->pool);
     apr_brigade_destroy(bb);
     mcp_request_take(r);
