@@ -32,9 +32,23 @@ NOT_OURS = ("libcrypto", "libssl", "mod_ssl", "libnghttp2")
 PASSED_ON = ("LD_LIBRARY_PATH", "TSAN_OPTIONS")
 USERS = {"alice": "wonder", "bob": "builder"}
 
-_BASE = ("unixd", "log_config", "authn_core", "authn_file", "authz_core", "authz_user",
-         "auth_basic", "env", "headers", "setenvif", "status", "slotmem_shm", "proxy",
-         "proxy_balancer", "lbmethod_byrequests")
+_BASE = (
+    "unixd",
+    "log_config",
+    "authn_core",
+    "authn_file",
+    "authz_core",
+    "authz_user",
+    "auth_basic",
+    "env",
+    "headers",
+    "setenvif",
+    "status",
+    "slotmem_shm",
+    "proxy",
+    "proxy_balancer",
+    "lbmethod_byrequests",
+)
 _apxs = {}
 
 
@@ -69,9 +83,28 @@ def load_lines(names):
 class Gateway:
     """One httpd. Nothing runs before start()."""
 
-    def __init__(self, directory, backends=(), *, mpm=None, routes=None, location=(), server=(),
-                 modules=(), member="", balancer=(), single=False, threads=16, children=1,
-                 spare=3, tls=False, streams=1000, mcp=True, lbmethod="mcp", tuning=()):
+    def __init__(
+        self,
+        directory,
+        backends=(),
+        *,
+        mpm=None,
+        routes=None,
+        location=(),
+        server=(),
+        modules=(),
+        member="",
+        balancer=(),
+        single=False,
+        threads=16,
+        children=1,
+        spare=3,
+        tls=False,
+        streams=1000,
+        mcp=True,
+        lbmethod="mcp",
+        tuning=()
+    ):
         """
         routes: path here -> path there. location, server, balancer: lines for these places.
         member: parameters of every member. single: ProxyPass to the first backend, no balancer.
@@ -97,11 +130,15 @@ class Gateway:
     def _mpm_lines(self):
         if self.mpm == "prefork":
             return ["StartServers 4", "MaxRequestWorkers 64", "ServerLimit 64"]
-        lines = ["StartServers %d" % self.children_wanted,
-                 "ServerLimit %d" % (self.children_wanted + self.spare),
-                 "ThreadsPerChild %d" % self.threads, "ThreadLimit %d" % self.threads,
-                 "MinSpareThreads 1", "MaxSpareThreads %d" % (self.threads * self.children_wanted),
-                 "MaxRequestWorkers %d" % (self.threads * self.children_wanted)]
+        lines = [
+            "StartServers %d" % self.children_wanted,
+            "ServerLimit %d" % (self.children_wanted + self.spare),
+            "ThreadsPerChild %d" % self.threads,
+            "ThreadLimit %d" % self.threads,
+            "MinSpareThreads 1",
+            "MaxSpareThreads %d" % (self.threads * self.children_wanted),
+            "MaxRequestWorkers %d" % (self.threads * self.children_wanted),
+        ]
         if self.mpm == "event":
             lines.append("AsyncRequestWorkerFactor 2000")
         return lines
@@ -117,8 +154,10 @@ class Gateway:
         if not self.single and self.backends:
             lines.append('<Proxy "balancer://mcp">')
             for number, backend in enumerate(self.backends):
-                lines.append('  BalancerMember "%s" route=%s %s'
-                             % (backend.url, chr(ord("a") + number), self.member))
+                lines.append(
+                    '  BalancerMember "%s" route=%s %s'
+                    % (backend.url, chr(ord("a") + number), self.member)
+                )
             lines.append("  ProxySet lbmethod=%s" % ("byrequests" if STOCK else self.lbmethod))
             lines += ["  " + line for line in self.balancer] + ["</Proxy>"]
         for here, there in self.routes.items() if self.backends else ():
@@ -134,8 +173,12 @@ class Gateway:
         if not self.tls:
             return [cache] if "ssl" in self.modules else []
         cert, key = certs.files()
-        return ["SSLEngine on", 'SSLCertificateFile "%s"' % cert,
-                'SSLCertificateKeyFile "%s"' % key, cache]
+        return [
+            "SSLEngine on",
+            'SSLCertificateFile "%s"' % cert,
+            'SSLCertificateKeyFile "%s"' % key,
+            cache,
+        ]
 
     def config(self):
         names = ["mpm_" + self.mpm, *_BASE, *self.modules]
@@ -148,14 +191,22 @@ class Gateway:
         if os.geteuid() == 0:
             user = "www-data" if pathlib.Path("/var/www").exists() else "nobody"
             lines += ["User " + user, "Group " + ("www-data" if user == "www-data" else "nogroup")]
-        lines += ['ServerRoot "%s"' % self.directory, 'DefaultRuntimeDir "%s"' % self.directory,
-                  "PidFile httpd.pid", "ErrorLog error.log",
-                  "LogLevel " + os.environ.get("MCP_LOGLEVEL", "info"),
-                  'LogFormat "%>s %X %O \\"%r\\" %{MCP_METHOD}e %{MCP_ROUTE}e" test',
-                  "CustomLog access.log test", "ServerName localhost:%d" % self.port,
-                  "Listen 127.0.0.1:%d" % self.port, "KeepAliveTimeout 15",
-                  "MaxKeepAliveRequests 0", "GracefulShutDownTimeout 5", "ExtendedStatus Off",
-                  "ProxyPassInterpolateEnv Off"]
+        lines += [
+            'ServerRoot "%s"' % self.directory,
+            'DefaultRuntimeDir "%s"' % self.directory,
+            "PidFile httpd.pid",
+            "ErrorLog error.log",
+            "LogLevel " + os.environ.get("MCP_LOGLEVEL", "info"),
+            'LogFormat "%>s %X %O \\"%r\\" %{MCP_METHOD}e %{MCP_ROUTE}e" test',
+            "CustomLog access.log test",
+            "ServerName localhost:%d" % self.port,
+            "Listen 127.0.0.1:%d" % self.port,
+            "KeepAliveTimeout 15",
+            "MaxKeepAliveRequests 0",
+            "GracefulShutDownTimeout 5",
+            "ExtendedStatus Off",
+            "ProxyPassInterpolateEnv Off",
+        ]
         # The leak checker must be allowed to look into children that have changed their user.
         lines += ['CoreDumpDirectory "%s"' % self.directory] if LEAKS else []
         lines += self._mpm_lines() + self._tls_lines()
@@ -168,8 +219,10 @@ class Gateway:
 
     def write_config(self):
         (self.directory / "httpd.conf").write_text(self.config(), encoding="utf-8")
-        hashes = ("%s:{SHA}%s" % (user, base64.b64encode(hashlib.sha1(word.encode()).digest())
-                                  .decode()) for user, word in USERS.items())
+        hashes = (
+            "%s:{SHA}%s" % (user, base64.b64encode(hashlib.sha1(word.encode()).digest()).decode())
+            for user, word in USERS.items()
+        )
         (self.directory / "users").write_text("\n".join(hashes) + "\n", encoding="utf-8")
 
     def _command(self, *arguments):
@@ -207,8 +260,14 @@ class Gateway:
     def check_config(self):
         """httpd -t: (exit status, what it said)."""
         self.write_config()
-        done = subprocess.run(self._command("-t"), capture_output=True, text=True, check=False,
-                              stdin=subprocess.DEVNULL, env=self._environment())
+        done = subprocess.run(
+            self._command("-t"),
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=self._environment(),
+        )
         return done.returncode, done.stderr + done.stdout + self._text("error.log")
 
     # Running
@@ -223,17 +282,28 @@ class Gateway:
                 break
             (self.directory / "error.log").unlink(missing_ok=True)
             self.port = free_port()
-        raise AssertionError("httpd did not start:\n%s%s"
-                             % (self._text("output"), self._text("error.log")))
+        raise AssertionError(
+            "httpd did not start:\n%s%s" % (self._text("output"), self._text("error.log"))
+        )
 
     def _launch(self):
         with open(self.directory / "output", "wb") as output:
             self.process = subprocess.Popen(
-                self._command("-DFOREGROUND"), stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, start_new_session=True, env=self._environment(),
-                preexec_fn=_raise_descriptor_limit)
-        return wait_until(lambda: self.process.poll() is not None and "gone" or self._answers(),
-                          "httpd to answer") != "gone"
+                self._command("-DFOREGROUND"),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=self._environment(),
+                preexec_fn=_raise_descriptor_limit,
+            )
+        return (
+            wait_until(
+                lambda: self.process.poll() is not None and "gone" or self._answers(),
+                "httpd to answer",
+            )
+            != "gone"
+        )
 
     def _answers(self):
         try:
@@ -335,8 +405,10 @@ class Gateway:
         """Announce a line and wait for it; returns the line."""
         self.expect_log(tag, contains)
         wanted = self.expectations[-1]
-        return wait_until(lambda: next((x for x in self.log() if wanted.covers(x)), None),
-                          "%s in the error log" % wanted)
+        return wait_until(
+            lambda: next((x for x in self.log() if wanted.covers(x)), None),
+            "%s in the error log" % wanted,
+        )
 
     def access(self):
         """The access log's lines, without those of the harness itself."""
