@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The backend's response becomes the client's: head, bytes, end. The bytes of a body are the
- * backend's bytes; the one exception is the data of the endpoint event that HTTP+SSE opens with.
+ * backend's bytes; the one exception here is the data of the endpoint event that HTTP+SSE opens
+ * with (heartbeats between events are mcp_proxy_exchange.c's).
  */
 #include "mcp_proxy_exchange.h"
 
