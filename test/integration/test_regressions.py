@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What once went wrong, one test each. Names say the behaviour."""
+import fcntl
 import json
 import os
-import shutil
-import socket
+import struct
 import subprocess
+import termios
 import threading
 
 import pytest
 
-from harness import tags
 from harness.client import ACCEPT, JSON, Mcp, assert_rpc_error, basic, call, rpc
-from harness.gateway import apxs
-from harness.h2 import Curl
-from harness.wait import stays, wait_until
+from harness.wait import settles, wait_until
 
 LISTEN = [("Accept", "text/event-stream")]
 AUTH = ["AuthType Basic", 'AuthName "mcp"', "AuthUserFile users", "Require valid-user"]
@@ -31,6 +29,40 @@ def old_child_goes(gw, timeout=8):
     old = gw.children()
     gw.graceful()
     wait_until(lambda: not set(old) & set(gw.children()), "the old child to go", timeout)
+
+
+# Request bodies
+
+def waiting(sock):
+    """Bytes that have come and were not read."""
+    return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"0000"))[0]
+
+
+@pytest.mark.skipif(os.environ.get("MPM") == "prefork", reason="no mod_http2")
+def test_a_body_without_a_length_over_http_2_reaches_the_backend(gateway, backend):
+    b = backend(lambda peer: peer.read_request() and peer.answer())
+    gw = gateway(b, modules=["http2"], server=["Protocols h2c http/1.1"])
+    body = json.dumps(call("x", 7))
+    run = subprocess.run(["curl", "-sS", "--http2-prior-knowledge", "-X", "POST", "-T", "-", "-H",
+                          "Content-Type: application/json", gw.origin + "/mcp"], input=body.encode(),
+                         capture_output=True, check=False, timeout=20)
+    assert run.stdout == b"{}", run
+    assert b.requests[0].body == body.encode()
+
+
+@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"])
+def test_an_interim_response_does_not_stop_the_upload(gateway, backend, interim):
+    def script(peer):
+        left = int(peer.read_head().header("Content-Length")) - len(peer._unread)
+        settles(lambda: waiting(peer.socket), 0.3)  # the gateway's socket is full
+        peer.send(interim)
+        while left and (data := peer.socket.recv(1 << 20)):
+            left -= len(data)
+        peer.answer(b"%d" % left)
+    gw = gateway(backend(script), location=["MCPProxyMaxBody 64M"])
+    body = b"x" * (24 << 20)
+    answer = gw.request("POST", "/mcp", [("Content-Type", "application/octet-stream")], body)
+    assert answer.body == b"0"
 
 
 # Whose session
