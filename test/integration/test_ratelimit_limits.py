@@ -24,6 +24,14 @@ def test_a_bucket_admits_its_burst_and_no_more(gateway, backend, store, mcp):
     assert statuses(made, 5) == [200, 200, 200, 429, 429]
 
 
+def test_the_slowest_and_the_largest_limits_work(gateway, backend, store):
+    made = gateway(backend(serve), **limited(
+        store, "MCPRateLimitMessages 1/366d burst=1000000000", "MCPRateLimitWindow 1000000000/1ms",
+        "MCPRateLimitTool * 1000000000/366d burst=1"))
+    assert [call_tool(made, "x") for _ in range(3)].count(200) >= 1
+    assert statuses(made, 2) == [200, 200]
+
+
 def test_a_bucket_without_a_burst_holds_n(gateway, backend, store):
     made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 4/10h"))
     assert statuses(made, 5) == [200] * 4 + [429]
