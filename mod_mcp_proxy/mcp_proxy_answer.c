@@ -109,7 +109,13 @@ static void become_stream(mcp_exchange_t *x)
         || (request->rpc && request->rpc->method
             && strcmp(request->rpc->method, "subscriptions/listen") == 0);
     x->counted = 1;
-    mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, 1);
+    /* Many may have come while there was room for one: the count decides, not the first look. */
+    if (mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, 1)
+            > mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS) && r->method_number == M_GET) {
+        x->is_one_too_many = 1;
+        x->state = MCP_X_END;
+        return;
+    }
     mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS_TOTAL, 1);
     /* A filter that compresses would hold events back. */
     apr_table_setn(r->subprocess_env, "no-gzip", "1");
@@ -130,10 +136,10 @@ void mcp_answer_head(mcp_exchange_t *x)
     follow_session(x);
     copy_fields(x);
     x->last_in = x->last_out = mcp_clock_now();
+    x->state = MCP_X_BODY;
     if (is_event_stream(r->content_type)) {
         become_stream(x);
     }
-    x->state = MCP_X_BODY;
 }
 
 /* ---- the endpoint event ---- */

@@ -65,13 +65,14 @@ typedef struct mcp_exchange_t {
     mcp_sse_t sse;
     apr_bucket_brigade *bb;
 
+    int is_one_too_many;       /* a stream over MCPProxyMaxStreams */
     int failed;                /* HTTP status of a failure before the head went out; 0: none */
     int timed_out;
     int broken;                /* the body ended before it was whole */
     int client_gone;
     int draining;
     int unacknowledged;        /* bytes that the client had not taken when it blocked */
-    apr_time_t started, last_in, last_out, blocked_since, drain_at, session_held;
+    apr_time_t started, gone_at, last_in, last_out, blocked_since, drain_at, session_held;
     mcp_watch_t watch;
     mcp_timer_t timer;
 } mcp_exchange_t;

@@ -355,6 +355,12 @@ int mcp_exchange_finish(mcp_exchange_t *x)
     if (was_stream && (x->broken || x->failed)) {
         mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAM_ERRORS, 1);
     }
+    if (x->is_one_too_many) {
+        if (x->left) {
+            post_request(x, OK);
+        }
+        return refuse_full(x->r);
+    }
     if (x->client_gone) {
         x->r->connection->aborted = 1;
         apr_brigade_cleanup(x->bb);

@@ -75,12 +75,13 @@ build() {
     make -j2
 }
 
+n='\([0-9]*\)'
+libcheck_line="s/^.*Checks: $n, Failures: $n, Errors: $n.*/\\1 \\2 \\3/p"
 # One line for each program of make check: what libcheck counted in it, else its own result.
 count_checks() {
     find test -name '*.trs' -newer "$work/start" | while read -r result; do
         outcome=$(sed -n 's/^:test-result: //p' "$result")
-        checks=$(sed -n 's/^.*Checks: \([0-9]*\), Failures: \([0-9]*\), Errors: \([0-9]*\).*/\1 \2 \3/p' \
-            "${result%.trs}.log" 2>/dev/null | tail -n 1)
+        checks=$(sed -n "$libcheck_line" "${result%.trs}.log" 2>/dev/null | tail -n 1)
         case $outcome in
             PASS*) set -- ${checks:-1 0 0}; echo "$1 0 0" ;;
             SKIP*) echo "0 0 1" ;;
@@ -108,7 +109,8 @@ python() {
 
 summary() { # word: the number before it in pytest's last line
     tail -n 1 "$work/said" |
-        awk -v word="$1" '{ for (i = 2; i <= NF; i++) if ($i ~ "^" word) n = $(i - 1) } END { print n + 0 }'
+        awk -v word="$1" '{ for (i = 2; i <= NF; i++) if ($i ~ "^" word) n = $(i - 1) }
+            END { print n + 0 }'
 }
 
 run_integration() {

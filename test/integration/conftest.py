@@ -10,6 +10,7 @@ import pytest
 
 from harness import certs
 from harness.backend import Backend
+from harness.caching import CachingGateway, Redis
 from harness.gateway import Gateway
 from harness.mcpserver import McpServer
 from harness.redisd import Redis
@@ -24,12 +25,18 @@ class Stage:
         self.directory.chmod(0o755)
         self.gateways, self.backends = [], []
 
-    def gateway(self, *backends, start=True, **options):
+    def gateway(self, *backends, start=True, kind=Gateway, **options):
         folder = self.directory / ("httpd-%d" % len(self.gateways))
         folder.mkdir()
-        made = Gateway(folder, backends, **options)
+        made = kind(folder, backends, **options)
         self.gateways.append(made)
         return made.start() if start else made
+
+    def caching(self, *backends, start=True, **options):
+        return self.gateway(*backends, start=start, kind=CachingGateway, **options)
+
+    def redis(self):
+        return self.keep(Redis(self.directory / ("redis-%d" % len(self.backends))))
 
     def keep(self, backend):
         self.backends.append(backend)
@@ -43,7 +50,9 @@ class Stage:
             except AssertionError as error:
                 problems.append(str(error))
         for backend in self.backends:
-            problems += ["a backend's script failed: %r" % e for e in getattr(backend, "errors", ())]
+            problems += [
+                "a backend's script failed: %r" % e for e in getattr(backend, "errors", ())
+            ]
         assert not problems, "\n".join(problems)
 
     def close(self, keep_files):
@@ -100,6 +109,18 @@ def _stage(request):
 def gateway(stage):
     """gateway(backend, ..., start=True, **options): a running httpd in front of them."""
     return stage.gateway
+
+
+@pytest.fixture
+def caching(stage):
+    """caching(backend, ..., alone=False, store=None, cache=(lines), **options): with the cache."""
+    return stage.caching
+
+
+@pytest.fixture
+def redis(stage):
+    """A redis-server that runs."""
+    return stage.redis()
 
 
 @pytest.fixture
