@@ -56,7 +56,7 @@ def run(gateway, redis, rounds=None):
 
 
 def test_every_answer_is_its_users_whatever_breaks(caching, backend, redis):
-    gateway = caching(backend(answer), children=3, spare=5, store=redis.store,
+    gateway = caching(backend(answer), children=3, spare=5, store=redis.store, timeout="25ms",
                       cache=('MCPCacheTool "get_*" 2s', "MCPCacheKey %{HTTP:X-User}",
                              "MCPCacheStale 1s"))
     for tag in ("MCP4003", "MCP4004", "MCP4010", "MCP4020", "AH00052", "AH00051"):

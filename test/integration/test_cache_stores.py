@@ -134,7 +134,7 @@ def test_generations_that_redis_lost_can_only_invalidate(caching, backend, redis
 
 
 def test_a_store_that_is_gone_is_a_miss_and_comes_back(caching, backend, redis):
-    gateway = caching(backend(counting()), location=AUTH, store=redis.store)
+    gateway = caching(backend(counting()), location=AUTH, store=redis.store, timeout="25ms")
     gateway.expect_log(SLOW, optional=True)
     ask(gateway)
     redis.kill()
@@ -148,7 +148,7 @@ def test_a_store_that_is_gone_is_a_miss_and_comes_back(caching, backend, redis):
 
 
 def test_a_store_that_hangs_costs_little_and_then_nothing(caching, backend, redis):
-    gateway = caching(backend(counting()), location=AUTH, store=redis.store)
+    gateway = caching(backend(counting()), location=AUTH, store=redis.store, timeout="25ms")
     gateway.expect_log(SLOW, optional=True)
     ask(gateway)
     redis.signal(signal.SIGSTOP)
@@ -163,7 +163,7 @@ def test_a_store_that_hangs_costs_little_and_then_nothing(caching, backend, redi
 
 def test_a_store_that_was_never_there(caching, backend, redis):
     redis.kill()
-    gateway = caching(backend(counting()), location=AUTH, store=redis.store)
+    gateway = caching(backend(counting()), location=AUTH, store=redis.store, timeout="25ms")
     gateway.expect_log(SLOW, optional=True)
     assert ask(gateway).status == 200
     redis.start()
@@ -172,7 +172,7 @@ def test_a_store_that_was_never_there(caching, backend, redis):
 
 def test_a_full_store_is_a_miss(caching, backend, redis):
     redis.command("CONFIG", "SET", "maxmemory", "1")
-    gateway = caching(backend(counting()), location=AUTH, store=redis.store)
+    gateway = caching(backend(counting()), location=AUTH, store=redis.store, timeout="25ms")
     gateway.expect_log(SLOW, optional=True)
     assert {ask(gateway).status for _ in range(5)} == {200}
 
