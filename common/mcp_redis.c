@@ -225,7 +225,7 @@ static apr_int64_t info_number(const char *text, const char *field)
 static void read_info(mcp_redis_wire_t *wire, const redisReply *reply)
 {
     const char *at;
-    apr_int64_t now;
+    apr_int64_t now, up;
 
     if (reply->type != REDIS_REPLY_STRING) {
         return;
@@ -235,7 +235,9 @@ static void read_info(mcp_redis_wire_t *wire, const redisReply *reply)
     if (at && now > 0) {
         snprintf(wire->run_id, sizeof(wire->run_id), "%.40s", at + 7);
         wire->run_id[strcspn(wire->run_id, "\r\n")] = '\0';
-        wire->server_start = now - apr_time_from_sec(info_number(reply->str, "uptime_in_seconds:"));
+        /* The difference of two times cut to seconds: it may be one too large. */
+        up = info_number(reply->str, "uptime_in_seconds:") - 1;
+        wire->server_start = now - apr_time_from_sec(up > 0 ? up : 0);
     }
 }
 
@@ -416,12 +418,14 @@ apr_status_t mcp_redis_job_step(mcp_redis_t *redis, mcp_redis_job_t *job)
 {
     while (!is_done(job)) {
         redisReply *reply = NULL;
+        int is_fresh = job->wire->out_sent < job->wire->out_len;
         apr_status_t rv = mcp_redis_wire_flush(job->wire);
 
         job->events = POLLOUT;
         if (rv == APR_SUCCESS) {
             job->events = POLLIN;
-            rv = mcp_redis_wire_reply(job->wire, &reply);
+            /* What has just been sent cannot have been answered: wait, do not look. */
+            rv = is_fresh ? APR_EAGAIN : mcp_redis_wire_reply(job->wire, &reply);
         }
         if (rv == APR_EAGAIN) {
             return rv;

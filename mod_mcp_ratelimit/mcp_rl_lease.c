@@ -116,18 +116,29 @@ static apr_status_t lock(mcp_rl_leases_t *l)
     return rv;
 }
 
-static apr_int64_t count_locked(mcp_rl_leases_t *l, const unsigned char *digest)
+static apr_int64_t count_locked(mcp_rl_leases_t *l, const unsigned char *digest,
+                                apr_uint64_t *over)
 {
     apr_uint32_t i = *chain_of(l, digest);
     apr_int64_t count = 0;
+    int n = 0;
 
     for (; i; i = l->row[i - 1].next) {
-        mcp_rl_row_state_e state = mcp_rl_lease_state(&l->row[i - 1]);
+        const mcp_rl_row_t *row = &l->row[i - 1];
+        mcp_rl_row_state_e state = mcp_rl_lease_state(row);
 
-        if ((state == MCP_RL_ROW_PENDING || state == MCP_RL_ROW_HELD)
-            && memcmp(l->row[i - 1].digest, digest, MCP_RL_DIGEST) == 0) {
+        if (memcmp(row->digest, digest, MCP_RL_DIGEST) != 0) {
+            continue;
+        }
+        if (state == MCP_RL_ROW_PENDING || state == MCP_RL_ROW_HELD) {
             count++;
         }
+        else if (state != MCP_RL_ROW_FREE && n < MCP_RL_OVER) {
+            over[n++] = row->number;
+        }
+    }
+    if (n < MCP_RL_OVER) {
+        over[n] = 0;
     }
     return count;
 }
@@ -151,7 +162,7 @@ static mcp_rl_row_t *take_free_locked(mcp_rl_leases_t *l)
 
 apr_status_t mcp_rl_lease_begin(mcp_rl_leases_t *leases, const mcp_rl_ask_t *ask,
                                 apr_int64_t limit, pid_t pid, mcp_rl_row_t **row,
-                                apr_int64_t *held)
+                                apr_int64_t *held, apr_uint64_t *over)
 {
     mcp_rl_row_t *r = NULL;
     apr_uint32_t *chain;
@@ -166,7 +177,7 @@ apr_status_t mcp_rl_lease_begin(mcp_rl_leases_t *leases, const mcp_rl_ask_t *ask
     if (rv != APR_SUCCESS) {
         return rv;
     }
-    *held = count_locked(leases, ask->digest);
+    *held = count_locked(leases, ask->digest, over);
     if (limit && *held >= limit) {
         rv = APR_EAGAIN;
     }

@@ -27,6 +27,7 @@ typedef enum {
 
 #define MCP_RL_KEY_MAX 176
 #define MCP_RL_MEMBER_MAX 48
+#define MCP_RL_OVER 16
 
 typedef struct mcp_rl_row_t {
     apr_uint32_t state;   /* atomic */
@@ -53,12 +54,14 @@ mcp_rl_leases_t *mcp_rl_leases_at(void *mem);
  * Take a row, as PENDING, for one more stream under ask->key.
  * @param limit this many may be there with it; 0: any number
  * @param held out: how many were there before
+ * @param over out: numbers of leases under the key whose end the store may not know yet;
+ *        MCP_RL_OVER of them, 0 behind the last
  * @return APR_EAGAIN: over the limit; APR_ENOSPC: no row left; APR_TIMEUP: the lock is kept;
  *         APR_ENAMETOOLONG. @a row is NULL then.
  */
 apr_status_t mcp_rl_lease_begin(mcp_rl_leases_t *leases, const mcp_rl_ask_t *ask,
                                 apr_int64_t limit, pid_t pid, mcp_rl_row_t **row,
-                                apr_int64_t *held);
+                                apr_int64_t *held, apr_uint64_t *over);
 
 /** The row goes back to the free list, if it still is the lease @a number. */
 apr_status_t mcp_rl_lease_free(mcp_rl_leases_t *leases, mcp_rl_row_t *row, apr_uint64_t number);

@@ -30,7 +30,7 @@ typedef struct call_t {
     const char *argv[3 + FIXED_ARGS + MCP_RL_MAX_ASKS * (ASK_ARGS + 1)];
     size_t len[3 + FIXED_ARGS + MCP_RL_MAX_ASKS * (ASK_ARGS + 1)];
     int floor_at;
-    char keys[NUMBER], floor[NUMBER], grace[NUMBER], nonce[64];
+    char keys[NUMBER], floor[NUMBER], grace[NUMBER], nonce[64], settle[2 * NUMBER];
     char numbers[MCP_RL_MAX_ASKS][ASK_ARGS][NUMBER];
 } call_t;
 
@@ -143,12 +143,39 @@ static void format_call(call_t *call, mcp_rl_redis_t *redis, const mcp_rl_ask_t 
     }
 }
 
-static apr_status_t read_answer(const redisReply *reply, int count, mcp_rl_verdict_t *verdicts)
+/* The last two arguments, of the only ask. */
+static void format_loan(call_t *call, const mcp_rl_loan_t *loan)
 {
-    int i, later = 0;
-    size_t k;
+    if (loan && loan->want > 0) {
+        call->argc -= 2;
+        add_number(call, call->numbers[0][5], loan->want);
+        call->settle[0] = '\0';
+        if (loan->settle > 0) {
+            snprintf(call->settle, sizeof(call->settle), "%" APR_INT64_T_FMT " %" APR_INT64_T_FMT,
+                     loan->settle, loan->generation);
+        }
+        add(call, call->settle);
+    }
+}
 
-    if (reply->elements != (size_t)count * 5 + 2) {
+static void read_loan(const redisReply *reply, size_t at, mcp_rl_loan_t *loan)
+{
+    loan->given = loan->left = 0;
+    if (reply->elements == at + 3) {
+        loan->given = reply->element[at]->integer;
+        loan->generation = reply->element[at + 1]->integer;
+        loan->left = reply->element[at + 2]->integer;
+    }
+}
+
+static apr_status_t read_answer(const redisReply *reply, int count, mcp_rl_verdict_t *verdicts,
+                                mcp_rl_loan_t *loan)
+{
+    size_t k, plain = (size_t)count * 5 + 2;
+    int i, later = 0;
+
+    if (reply->elements != plain
+        && !(loan && loan->want > 0 && reply->elements == plain + 3)) {
         return MCP_RL_EBADDATA;
     }
     for (k = 0; k < reply->elements; k++) {
@@ -166,12 +193,15 @@ static apr_status_t read_answer(const redisReply *reply, int count, mcp_rl_verdi
         verdicts[i].wait_one = e[3]->integer;
         verdicts[i].reset = e[4]->integer;
     }
+    if (loan) {
+        read_loan(reply, plain, loan);
+    }
     return later ? MCP_RL_NOTREADY : APR_SUCCESS;
 }
 
 apr_status_t mcp_rl_redis_decide(mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks, int count,
                                  apr_time_t deadline, mcp_rl_verdict_t *verdicts,
-                                 mcp_redis_info_t *info)
+                                 mcp_rl_loan_t *loan, mcp_redis_info_t *info)
 {
     call_t call;
     mcp_redis_command_t command = { .expect = REDIS_REPLY_ARRAY, .script = &redis->decide };
@@ -182,6 +212,7 @@ apr_status_t mcp_rl_redis_decide(mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks
         return APR_EINVAL;
     }
     format_call(&call, redis, asks, count);
+    format_loan(&call, loan);
     command.argc = call.argc;
     command.argv = call.argv;
     command.argvlen = call.len;
@@ -196,7 +227,7 @@ apr_status_t mcp_rl_redis_decide(mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks
         rv = MCP_RL_EBADDATA;
     }
     else {
-        rv = read_answer(command.reply, count, verdicts);
+        rv = read_answer(command.reply, count, verdicts, loan);
         if (rv != APR_SUCCESS) {
             apr_cpystrn(info->why, rv == MCP_RL_NOTREADY
                         ? "restarted: no new slots until leases would have ended"

@@ -3,6 +3,7 @@
 #define MCP_RL_REDIS_H
 
 #include "mcp_redis.h"
+#include "mcp_rl_purse.h"
 #include "mcp_rl_rule.h"
 
 /*
@@ -35,13 +36,14 @@ void mcp_rl_redis_init(mcp_rl_redis_t *redis);
 /**
  * Judge all @a asks together, by one round trip.
  * @param deadline mcp_clock_now() time
+ * @param loan in and out, for a single bucket; or NULL
  * @return APR_SUCCESS; MCP_RL_NOTREADY: slots are not given out so soon after the server's restart;
  *         MCP_RL_EBADDATA: an error reply (somebody else uses a key); else as mcp_redis_run().
  *         info->why says more.
  */
 apr_status_t mcp_rl_redis_decide(mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks, int count,
                                  apr_time_t deadline, mcp_rl_verdict_t *verdicts,
-                                 mcp_redis_info_t *info);
+                                 mcp_rl_loan_t *loan, mcp_redis_info_t *info);
 
 /** "Not yet", "not like this": of this module's own, beside what APR has. */
 #define MCP_RL_NOTREADY (APR_OS_START_USERERR + 3001)

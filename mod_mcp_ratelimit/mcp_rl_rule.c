@@ -2,8 +2,8 @@
 /* Limits as the configuration writes them. */
 #include "mcp_rl_rule.h"
 
+#include <apr_siphash.h>
 #include <apr_strings.h>
-#include <openssl/sha.h>
 #include <string.h>
 
 #include "mcp_value.h"
@@ -82,12 +82,19 @@ const char *mcp_rl_rule_parse(mcp_rl_rule_t *rule, const char *amount, int argc,
     return error;
 }
 
+static unsigned char secret_key[MCP_RL_SECRET];
+
+void mcp_rl_set_secret(const unsigned char secret[MCP_RL_SECRET])
+{
+    memcpy(secret_key, secret, MCP_RL_SECRET);
+}
+
 void mcp_rl_digest(const char *key, unsigned char digest[MCP_RL_DIGEST])
 {
-    unsigned char whole[SHA256_DIGEST_LENGTH];
+    apr_size_t len = strlen(key);
 
-    SHA256((const unsigned char *)key, strlen(key), whole);
-    memcpy(digest, whole, MCP_RL_DIGEST);
+    apr_siphash24_auth(digest, key, len, secret_key);
+    apr_siphash24_auth(digest + APR_SIPHASH_DSIZE, key, len, secret_key + APR_SIPHASH_KSIZE);
 }
 
 int mcp_rl_refusal(const mcp_rl_verdict_t *verdicts, int count)

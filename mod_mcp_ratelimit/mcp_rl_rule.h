@@ -67,7 +67,8 @@ typedef struct mcp_rl_ask_t {
     apr_int64_t cost;
     const char *key;       /* as in the store */
     unsigned char digest[MCP_RL_DIGEST]; /* of the key */
-    const char *member;    /* slots: the lease's name */
+    const char *member;    /* slots: the lease's name; behind it, each after a space, those of
+                            * leases under the same key that are over */
     apr_int64_t held;      /* slots: streams that this machine holds under the key */
 } mcp_rl_ask_t;
 
@@ -80,9 +81,16 @@ typedef struct mcp_rl_verdict_t {
 } mcp_rl_verdict_t;
 
 /** More than any request can ask at once. */
-#define MCP_RL_MAX_ASKS 32
+#define MCP_RL_MAX_ASKS 64
 
-/** SHA-256 of @a key, cut. */
+/**
+ * Once, before requests: the secret that digests are made with, the same in all processes. Nobody who
+ * chooses keys can make two meet that does not know it.
+ */
+#define MCP_RL_SECRET 32
+void mcp_rl_set_secret(const unsigned char secret[MCP_RL_SECRET]);
+
+/** SipHash of @a key, twice. */
 void mcp_rl_digest(const char *key, unsigned char digest[MCP_RL_DIGEST]);
 
 /** Of refusals, the one to tell: the longest wait. -1: none of @a count refuses. */

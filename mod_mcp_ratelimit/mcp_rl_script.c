@@ -29,11 +29,26 @@
     "  if micro <= 0 then return 0 end\n" \
     "  return math.ceil((micro + 1) * (period / 1000000) / n) + 1\n" \
     "end\n" \
-    "local function bucket(key, cost, n, period, cap)\n" \
-    "  local s = redis.call('HMGET', key, 'tokens', 'last_refill')\n" \
+    /* Tokens that are lent count as if they were still in the bucket: it is filled up to the rest. */ \
+    "local function bucket(key, cost, n, period, cap, want, settle)\n" \
+    "  local s\n" \
+    "  local lent, gen, until_ = 0, 0, 0\n" \
+    "  if cap >= 512 then\n" \
+    "    s = redis.call('HMGET', key, 'tokens', 'last_refill', 'lent')\n" \
+    "    local a, b, c = string.match(s[3] or '', '^(%d+) (%d+) (%d+)$')\n" \
+    "    if a then lent, gen, until_ = tonumber(a), tonumber(b), tonumber(c) end\n" \
+    "    if until_ <= now then lent, until_ = 0, 0 end\n" \
+    "    until_ = math.min(until_, now + 1000000)\n" \
+    "  else\n" \
+    "    s = redis.call('HMGET', key, 'tokens', 'last_refill')\n" \
+    "  end\n" \
+    "  if lent > 0 and settle ~= '' then\n" \
+    "    local amount, of = string.match(settle, '^(%d+) (%d+)$')\n" \
+    "    if amount and tonumber(of) == gen then lent = math.max(0, lent - tonumber(amount)) end\n" \
+    "  end\n" \
     "  local tokens, last = number(s[1]), when(s[2])\n" \
-    "  local full = cap * 1000000\n" \
-    "  local fill = span(full, n, period)\n" \
+    "  local full = math.max(0, cap - lent) * 1000000\n" \
+    "  local fill = span(cap * 1000000, n, period)\n" \
     "  local micro\n" \
     "  if not tokens then\n" \
     "    micro, last = full, now\n" \
@@ -47,10 +62,10 @@
     "  if last - now > fill then last = now end\n" \
     "  local gone = now - last\n" \
     "  if gone >= fill then\n" \
-    "    micro = full\n" \
+    "    micro = math.max(micro, full)\n" \
     "  elseif gone > 0 then\n" \
     "    local more = gone * n / period * 1000000\n" \
-    "    micro = math.min(full, micro + math.floor(more - more * 1e-12))\n" \
+    "    micro = math.max(micro, math.min(full, micro + math.floor(more - more * 1e-12)))\n" \
     "  end\n" \
     "  local need = cost * 1000000\n" \
     "  local ok = cost <= cap and micro >= need\n" \
@@ -58,16 +73,25 @@
     "  if ok then\n" \
     "    micro = micro - need\n" \
     "  else\n" \
-    "    wait = math.max(1, span(math.min(need, full) - micro, n, period))\n" \
+    "    wait = math.max(1, span(math.min(need, cap * 1000000) - micro, n, period))\n" \
     "  end\n" \
-    "  local reset = span(full - micro, n, period)\n" \
+    "  if not ok and need > full then wait = math.max(wait, until_ - now) end\n" \
+    "  if not ok or micro < want * 4000000 then want = 0 end\n" \
+    "  if want > 0 then\n" \
+    "    if until_ == 0 then gen, until_ = gen + 1, now + 1000000 end\n" \
+    "    micro, lent = micro - want * 1000000, lent + want\n" \
+    "  end\n" \
+    "  local reset = span(cap * 1000000 - micro, n, period)\n" \
     "  return ok, math.floor(micro / 1000000), wait, span(1000000 - micro, n, period), reset,\n" \
     "    function()\n" \
     "      redis.call('HSET', key, 'tokens', fixed6(micro), 'last_refill',\n" \
     "                 fixed6(math.max(last, now)))\n" \
+    "      if want > 0 or settle ~= '' then\n" \
+    "        redis.call('HSET', key, 'lent', string.format('%d %d %.0f', lent, gen, until_))\n" \
+    "      end\n" \
     "      redis.call('PEXPIRE', key,\n" \
     "                 math.ceil((reset + math.max(0, last - now)) / 1000) + 1000)\n" \
-    "    end\n" \
+    "    end, nil, want, gen, math.max(0, until_ - now)\n" \
     "end\n"
 
 #define FIXED \
@@ -133,7 +157,11 @@
     "end\n"
 
 #define SLOTS \
-    "local function slots(key, mode, n, lease, held, member)\n" \
+    "local function slots(key, mode, n, lease, held, members)\n" \
+    "  local member\n" \
+    "  for name in string.gmatch(members, '%S+') do\n" \
+    "    if member then redis.call('ZREM', key, name) else member = name end\n" \
+    "  end\n" \
     "  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', nowms))\n" \
     "  local mine = redis.call('ZSCORE', key, member)\n" \
     "  local count = redis.call('ZCARD', key)\n" \
@@ -161,14 +189,17 @@ const char mcp_rl_script_decide[] =
     "local floor, grace, nonce = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]\n"
     BUCKET FIXED SLIDING SLOTS
     "local out, commits, refusals, all = {1, now}, {}, {}, true\n"
+    "local loan\n"
     "for i, key in ipairs(KEYS) do\n"
     "  local a = 3 + (i - 1) * 8\n"
     "  local kind, mode, cost = ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])\n"
     "  local n, period = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5])\n"
     "  local burst, block = tonumber(ARGV[a + 6]), tonumber(ARGV[a + 7])\n"
-    "  local ok, rest, wait, one, reset, commit, refusal\n"
+    "  local ok, rest, wait, one, reset, commit, refusal, want, gen, left\n"
     "  if kind == 'b' then\n"
-    "    ok, rest, wait, one, reset, commit = bucket(key, cost, n, period, burst)\n"
+    "    ok, rest, wait, one, reset, commit, refusal, want, gen, left =\n"
+    "      bucket(key, cost, n, period, burst, block, ARGV[a + 8])\n"
+    "    loan = {want, gen, left}\n"
     "  elseif kind == 'f' then\n"
     "    ok, rest, wait, one, reset, commit, refusal = fixed(key, mode, cost, n, period, block)\n"
     "  elseif kind == 's' then\n"
@@ -187,6 +218,7 @@ const char mcp_rl_script_decide[] =
     "end\n"
     "if not all then commits, out[1] = refusals, 0 end\n"
     "for _, f in ipairs(commits) do f() end\n"
+    "if loan and loan[1] > 0 then for i = 1, 3 do out[#out + 1] = loan[i] end end\n"
     "return out\n";
 
 const char mcp_rl_script_renew[] =

@@ -13,6 +13,7 @@ from harness.backend import Backend
 from harness.caching import CachingGateway, Redis
 from harness.gateway import Gateway
 from harness.mcpserver import McpServer
+from harness.redisd import Redis
 
 
 class Stage:
@@ -144,3 +145,15 @@ def keep(stage):
 def server(stage):
     """server(name, era, ...): a small MCP server that runs."""
     return lambda *arguments, **options: stage.keep(McpServer(*arguments, **options))
+
+
+@pytest.fixture
+def redis(stage):
+    """redis(*arguments): a redis-server of this test's own."""
+    return lambda *arguments: stage.keep(Redis(*arguments))
+
+
+@pytest.fixture(params=["shm", "redis"])
+def store(request, stage):
+    """Each store in turn, as a directive's argument."""
+    return "shm" if request.param == "shm" else stage.keep(Redis()).store
