@@ -55,7 +55,7 @@ def holds(server):
 def test_a_thousand_equal_misses_make_one_call_and_hold_no_thread(caching, server, stage, far, alone):
     a = server(era="stateless")
     gateway = caching(a, location=AUTH, children=2, threads=16, alone=alone,
-                      store=stage.redis().store if far else None)
+                      store=stage.cache_redis().store if far else None)
     gateway.expect_log("AH00484", optional=True)
     count = 1000 if gateway.mpm == "event" else 25
     crowd = Crowd(gateway, count)
@@ -91,7 +91,8 @@ def test_coalescing_can_be_switched_off(caching, server):
     crowd.answers()
 
 
-def test_without_a_store_equal_misses_still_make_one_call(caching, server, redis):
+def test_without_a_store_equal_misses_still_make_one_call(caching, server, cache_redis):
+    redis = cache_redis
     a = server(era="stateless")
     redis.kill()
     gateway = caching(a, location=AUTH, store=redis.store, threads=64)

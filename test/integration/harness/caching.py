@@ -40,7 +40,7 @@ class CachingGateway(gateways.Gateway):
         return self.request("DELETE", "/forget" + query)
 
 
-class Redis:
+class CacheRedis:
     """A redis-server of our own on a unix socket and a port, nothing on disk."""
 
     def __init__(self, directory):
