@@ -50,6 +50,9 @@ void mcp_proxy_learn(request_rec *r, mcp_proxy_request_t *q, const char *id,
 void mcp_proxy_forget(mcp_proxy_request_t *q);
 apr_uint64_t mcp_proxy_member_hash(const proxy_worker *worker);
 
+/** Whether the last segment of a path can be an id at all; others are never taken for one. */
+int mcp_proxy_may_be_id(const char *segment);
+
 /** The id in the data of an endpoint event, or in the path and query of its POSTs. */
 const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query,
                                   int *is_guess);

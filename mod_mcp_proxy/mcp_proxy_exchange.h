@@ -41,6 +41,8 @@ typedef struct mcp_exchange_t {
     apr_size_t request_bytes;
     int was_sent;              /* a byte of the request may have reached the backend */
 
+    int send_failed;           /* ... and no more of it can */
+
     char *raw;                 /* bytes of the response that were read too early, from the pool */
     apr_size_t raw_len, raw_room;
     mcp_http_head_t head;
