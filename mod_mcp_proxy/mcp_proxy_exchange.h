@@ -71,9 +71,10 @@ typedef struct mcp_exchange_t {
     int timed_out;
     int broken;                /* the body ended before it was whole */
     int client_gone;
-    int draining;
+    int draining;              /* ended because this child is to go */
     int unacknowledged;        /* bytes that the client had not taken when it blocked */
-    apr_time_t started, last_in, last_out, blocked_since, drain_at, session_held;
+    apr_time_t started, last_in, last_out, blocked_since, session_held;
+    apr_time_t drain_at, drain_until; /* the child goes: at an event's end, at any rate; 0: stays */
     mcp_watch_t watch;
     mcp_timer_t timer;
 } mcp_exchange_t;

@@ -16,6 +16,7 @@
 
 #define PORT_TEXT 32
 #define RETRY_AFTER_FULL "5"
+#define RETRY_AFTER_RESTART "1"
 
 static int accepts_streams(request_rec *r)
 {
@@ -308,6 +309,20 @@ static int try_another(mcp_exchange_t *x, int status)
     return status;
 }
 
+/* This child goes, and the next one has the answer: nobody's fault. */
+static int refuse_draining(mcp_exchange_t *x)
+{
+    request_rec *r = x->r;
+
+    apr_table_setn(r->err_headers_out, "Retry-After", RETRY_AFTER_RESTART);
+    mcp_error_set(r, HTTP_SERVICE_UNAVAILABLE, 0, "The gateway is restarting", NULL);
+    r->connection->keepalive = AP_CONN_CLOSE;
+    if (x->left) {
+        post_request(x, OK);
+    }
+    return mcp_error_send(r, HTTP_SERVICE_UNAVAILABLE);
+}
+
 /* It failed before the client saw anything. */
 static int fail(mcp_exchange_t *x)
 {
@@ -316,6 +331,9 @@ static int fail(mcp_exchange_t *x)
 
     if (x->timed_out) {
         apr_table_setn(r->notes, "proxy_timedout", "1");
+    }
+    if (x->draining) {
+        return refuse_draining(x);
     }
     if (status == HTTP_SERVICE_UNAVAILABLE) {
         mark_member(x->target.worker);

@@ -65,6 +65,52 @@ def test_an_interim_response_does_not_stop_the_upload(gateway, backend, interim)
     assert answer.body == b"0"
 
 
+# Streams
+
+def test_a_stream_with_a_length_is_not_lengthened(gateway, backend, event):
+    body = b"data: a\n\ndata: b\n\n"
+    def script(peer):
+        peer.read_request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+                  % len(body) + body[:9]).wait(event).send(body[9:]).wait_gone()
+    gw = gateway(backend(script), location=["MCPProxyHeartbeat 100ms"])
+    stream = gw.connect().request("POST", "/mcp", [ACCEPT, JSON], call("x", 1))
+    wait_until(lambda: stream.poll() or b":\n" in stream.body, "a comment")
+    event.set()
+    assert stream.finish().body.replace(b":\n\n", b"") == body
+
+
+@pytest.mark.parametrize("kind", ["between", "inside", "encoded", "waiting"])
+def test_standing_streams_alone_do_not_hold_an_old_child(gateway, backend, kind):
+    def script(peer):
+        peer.read_request()
+        if kind == "waiting":
+            peer.wait_gone()
+        peer.begin_stream([("Content-Encoding", "gzip")] if kind == "encoded" else [])
+        peer.chunk(b"data: a\n" if kind == "inside" else b"data: a\n\n").wait_gone()
+    b = backend(script)
+    gw = gateway(b, server=["MCPProxyDrainTimeout 1s"])
+    client = gw.connect()
+    client.send(client.head("GET", "/mcp", LISTEN))
+    b.wait_requests(1)
+    if kind != "waiting":
+        client.response()
+    old_child_goes(gw)
+
+
+def test_a_stream_that_drains_in_the_middle_of_an_event_costs_no_cpu(gateway, backend):
+    b = backend(streaming_until(None, b"data: a\n"))
+    gw = gateway(b, server=["MCPProxyDrainTimeout 4s"])
+    stream = gw.connect().request("GET", "/mcp", LISTEN)
+    wait_until(lambda: stream.poll() or b"data" in stream.body, "the event")
+    old = gw.children()[0]
+    ticks = lambda: sum(map(int, open("/proc/%d/stat" % old).read().rsplit(")", 1)[1].split()[11:13]))
+    before = ticks()
+    gw.graceful()
+    threading.Event().wait(3)
+    assert not os.path.exists("/proc/%d" % old) or ticks() - before < 60
+
+
 # Whose session
 
 def owned(gateway, backend):
