@@ -148,3 +148,13 @@ def test_a_foreign_session_is_404_wherever_its_id_stands(gateway, backend, targe
                         json.dumps(rpc("ping", ident=3)).encode())
     assert_rpc_error(answer, 404, 3)
     assert len(b.requests) == seen
+
+
+# Configuration
+
+def test_a_section_counts_for_its_own_paths_only(gateway, backend):
+    gw = gateway(backend(lambda peer: peer.read_request() and peer.answer()), start=False, server=[
+        '<Proxy "balancer://plain">', '  BalancerMember "http://127.0.0.1:9"', "</Proxy>",
+        'ProxyPass "/mcpx" "balancer://plain/"'])
+    status, said = gw.check_config()
+    assert status == 0, said
