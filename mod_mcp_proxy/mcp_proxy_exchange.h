@@ -71,6 +71,7 @@ typedef struct mcp_exchange_t {
     int timed_out;
     int broken;                /* the body ended before it was whole */
     int client_gone;
+    int is_full;               /* refused: there are as many streams as there may be */
     int draining;              /* ended because this child is to go */
     int unacknowledged;        /* bytes that the client had not taken when it blocked */
     apr_time_t started, last_in, last_out, blocked_since, session_held;

@@ -309,17 +309,20 @@ static int try_another(mcp_exchange_t *x, int status)
     return status;
 }
 
-/* This child goes, and the next one has the answer: nobody's fault. */
-static int refuse_draining(mcp_exchange_t *x)
+/* This child goes, or has all the streams that it may have: nobody's fault. */
+static int refuse_late(mcp_exchange_t *x)
 {
     request_rec *r = x->r;
 
-    apr_table_setn(r->err_headers_out, "Retry-After", RETRY_AFTER_RESTART);
-    mcp_error_set(r, HTTP_SERVICE_UNAVAILABLE, 0, "The gateway is restarting", NULL);
-    r->connection->keepalive = AP_CONN_CLOSE;
     if (x->left) {
         post_request(x, OK);
     }
+    if (x->is_full) {
+        return refuse_full(r);
+    }
+    apr_table_setn(r->err_headers_out, "Retry-After", RETRY_AFTER_RESTART);
+    mcp_error_set(r, HTTP_SERVICE_UNAVAILABLE, 0, "The gateway is restarting", NULL);
+    r->connection->keepalive = AP_CONN_CLOSE;
     return mcp_error_send(r, HTTP_SERVICE_UNAVAILABLE);
 }
 
@@ -332,8 +335,8 @@ static int fail(mcp_exchange_t *x)
     if (x->timed_out) {
         apr_table_setn(r->notes, "proxy_timedout", "1");
     }
-    if (x->draining) {
-        return refuse_draining(x);
+    if (x->draining || x->is_full) {
+        return refuse_late(x);
     }
     if (status == HTTP_SERVICE_UNAVAILABLE) {
         mark_member(x->target.worker);

@@ -106,12 +106,13 @@ int mcp_shared_load(const mcp_shared_t *shared, int member)
     return load > 0 ? load : 0;
 }
 
-void mcp_shared_add(mcp_shared_t *shared, int row, mcp_shared_value_e value, apr_int64_t delta)
+apr_int64_t mcp_shared_add(mcp_shared_t *shared, int row, mcp_shared_value_e value,
+                           apr_int64_t delta)
 {
     if (row >= 0) {
         __atomic_fetch_add(&shared->rows[row].values[value], delta, __ATOMIC_RELAXED);
     }
-    __atomic_fetch_add(&shared->values[value], delta, __ATOMIC_RELAXED);
+    return __atomic_add_fetch(&shared->values[value], delta, __ATOMIC_RELAXED);
 }
 
 apr_int64_t mcp_shared_get(const mcp_shared_t *shared, mcp_shared_value_e value)

@@ -150,6 +150,24 @@ def test_a_foreign_session_is_404_wherever_its_id_stands(gateway, backend, targe
     assert len(b.requests) == seen
 
 
+# Limits
+
+def test_the_limit_of_streams_holds_for_streams_that_begin_at_once(gateway, backend, event):
+    def script(peer):
+        peer.read_request()
+        peer.wait(event).begin_stream().chunk(b"data: a\n\n").wait_gone()
+    b = backend(script)
+    gw = gateway(b, streams=None, server=["MCPProxyMaxStreams 3"])
+    clients = [gw.connect() for _ in range(8)]
+    for client in clients:
+        client.send(client.head("GET", "/mcp", LISTEN))
+    b.wait_requests(8)
+    event.set()
+    answers = [client.response() for client in clients]
+    assert sorted(a.status for a in answers) == [200] * 3 + [503] * 5
+    assert all(a.header("Retry-After") for a in answers if a.status == 503)
+
+
 # Configuration
 
 def test_a_section_counts_for_its_own_paths_only(gateway, backend):
