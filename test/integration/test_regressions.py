@@ -176,3 +176,24 @@ def test_a_section_counts_for_its_own_paths_only(gateway, backend):
         'ProxyPass "/mcpx" "balancer://plain/"'])
     status, said = gw.check_config()
     assert status == 0, said
+
+
+# Idle connections
+
+def test_idle_backend_connections_do_not_outlive_their_time(gateway, backend):
+    def script(peer):
+        while True:
+            peer.read_request()
+            peer.wait(gate).answer()
+    gate = threading.Event()
+    b = backend(script)
+    gw = gateway(b, member="ttl=1")
+    clients = [gw.connect() for _ in range(10)]
+    for client in clients:
+        client.send(client.head("POST", "/mcp", [ACCEPT, JSON], b"{}") + b"{}")
+    b.wait_requests(10)
+    gate.set()
+    for client in clients:
+        client.response().finish()
+    wait_until(lambda: gw.request("POST", "/mcp", [ACCEPT, JSON], b"{}")
+               and sum(p.closed_at is not None for p in b.peers) >= 9, "nine to be closed", 6)
