@@ -130,6 +130,10 @@ static void become_stream(mcp_exchange_t *x)
         || (request->rpc && request->rpc->method
             && strcmp(request->rpc->method, "subscriptions/listen") == 0);
     mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS_TOTAL, 1);
+    /* Comments and a mapped endpoint are not in the backend's count. */
+    if (x->body.kind != MCP_HTTP_BODY_NONE) {
+        apr_table_unset(r->headers_out, "Content-Length");
+    }
     /* A filter that compresses would hold events back. */
     apr_table_setn(r->subprocess_env, "no-gzip", "1");
     apr_table_setn(r->subprocess_env, "no-brotli", "1");

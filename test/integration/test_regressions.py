@@ -18,10 +18,10 @@ AUTH = ["AuthType Basic", 'AuthName "mcp"', "AuthUserFile users", "Require valid
 LEGACY = {"/mcp": "/mcp", "/sse": "/sse", "/message": "/message"}
 
 
-def streaming_until(event, first=b"data: a\n\n", headers=(), chunked=True):
+def streaming(first):
     def script(peer):
         peer.read_request()
-        peer.begin_stream(headers, chunked).chunk(first).wait_gone()
+        peer.begin_stream().chunk(first).wait_gone()
     return script
 
 
@@ -67,17 +67,20 @@ def test_an_interim_response_does_not_stop_the_upload(gateway, backend, interim)
 
 # Streams
 
-def test_a_stream_with_a_length_is_not_lengthened(gateway, backend, event):
-    body = b"data: a\n\ndata: b\n\n"
+@pytest.mark.parametrize("first", [b"data: a\n\n", b"event: endpoint\ndata: /mcp?sessionId=1\n\n"])
+def test_a_stream_that_is_lengthened_does_not_keep_its_length(gateway, backend, event, first):
+    last = b"data: b\n\n"
     def script(peer):
         peer.read_request()
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
-                  % len(body) + body[:9]).wait(event).send(body[9:]).wait_gone()
-    gw = gateway(backend(script), location=["MCPProxyHeartbeat 100ms"])
-    stream = gw.connect().request("POST", "/mcp", [ACCEPT, JSON], call("x", 1))
-    wait_until(lambda: stream.poll() or b":\n" in stream.body, "a comment")
+                  % len(first + last) + first).wait(event).send(last).wait_gone()
+    gw = gateway(backend(script), routes={"/a-long-prefix/mcp": "/mcp"},
+                 location=["MCPProxyHeartbeat 100ms"])
+    stream = gw.connect().request("GET", "/a-long-prefix/mcp", LISTEN)
+    wait_until(lambda: [stream.poll(), b"\n\n:\n" in stream.body][1], "a comment")
     event.set()
-    assert stream.finish().body.replace(b":\n\n", b"") == body
+    body = stream.finish().body.replace(b":\n\n", b"")
+    assert body == first.replace(b" /mcp", b" /a-long-prefix/mcp") + last
 
 
 @pytest.mark.parametrize("kind", ["between", "inside", "encoded", "waiting"])
@@ -99,10 +102,10 @@ def test_standing_streams_alone_do_not_hold_an_old_child(gateway, backend, kind)
 
 
 def test_a_stream_that_drains_in_the_middle_of_an_event_costs_no_cpu(gateway, backend):
-    b = backend(streaming_until(None, b"data: a\n"))
+    b = backend(streaming(b"data: a\n"))
     gw = gateway(b, server=["MCPProxyDrainTimeout 4s"])
     stream = gw.connect().request("GET", "/mcp", LISTEN)
-    wait_until(lambda: stream.poll() or b"data" in stream.body, "the event")
+    wait_until(lambda: [stream.poll(), b"data" in stream.body][1], "the event")
     old = gw.children()[0]
     ticks = lambda: sum(map(int, open("/proc/%d/stat" % old).read().rsplit(")", 1)[1].split()[11:13]))
     before = ticks()
