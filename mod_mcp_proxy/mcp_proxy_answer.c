@@ -101,24 +101,41 @@ static void follow_session(mcp_exchange_t *x)
     }
 }
 
+static apr_int64_t count_stream(mcp_exchange_t *x)
+{
+    x->counted = 1;
+    return mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, 1);
+}
+
+/*
+ * Many may have been let in while there was room for one. A GET loses nothing when it is refused
+ * now; what a POST has done at its backend is done, and its answer passes.
+ */
+static int is_one_too_many(const mcp_exchange_t *x, apr_int64_t streams)
+{
+    return x->r->method_number == M_GET
+        && streams > mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS);
+}
+
 static void become_stream(mcp_exchange_t *x)
 {
     request_rec *r = x->r;
     const mcp_request_t *request = mcp_request_get(r);
 
+    if (is_one_too_many(x, count_stream(x))) {
+        x->is_full = 1;
+        mcp_exchange_fail(x, HTTP_SERVICE_UNAVAILABLE);
+        return;
+    }
     x->is_stream = 1;
     x->is_standing = r->method_number == M_GET
         || (request->rpc && request->rpc->method
             && strcmp(request->rpc->method, "subscriptions/listen") == 0);
-    x->counted = 1;
-    /* Many may have come while there was room for one: the count decides, not the first look. */
-    if (mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, 1)
-            > mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS) && r->method_number == M_GET) {
-        x->is_one_too_many = 1;
-        x->state = MCP_X_END;
-        return;
-    }
     mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS_TOTAL, 1);
+    /* Comments and a mapped endpoint are not in the backend's count. */
+    if (x->body.kind != MCP_HTTP_BODY_NONE) {
+        apr_table_unset(r->headers_out, "Content-Length");
+    }
     /* A filter that compresses would hold events back. */
     apr_table_setn(r->subprocess_env, "no-gzip", "1");
     apr_table_setn(r->subprocess_env, "no-brotli", "1");

@@ -16,6 +16,7 @@
 
 #define PORT_TEXT 32
 #define RETRY_AFTER_FULL "5"
+#define RETRY_AFTER_RESTART "1"
 
 static int accepts_streams(request_rec *r)
 {
@@ -309,6 +310,23 @@ static int try_another(mcp_exchange_t *x, int status)
     return status;
 }
 
+/* This child goes, or has all the streams that it may have: nobody's fault. */
+static int refuse_late(mcp_exchange_t *x)
+{
+    request_rec *r = x->r;
+
+    if (x->left) {
+        post_request(x, OK);
+    }
+    if (x->is_full) {
+        return refuse_full(r);
+    }
+    apr_table_setn(r->err_headers_out, "Retry-After", RETRY_AFTER_RESTART);
+    mcp_error_set(r, HTTP_SERVICE_UNAVAILABLE, 0, "The gateway is restarting", NULL);
+    r->connection->keepalive = AP_CONN_CLOSE;
+    return mcp_error_send(r, HTTP_SERVICE_UNAVAILABLE);
+}
+
 /* It failed before the client saw anything. */
 static int fail(mcp_exchange_t *x)
 {
@@ -317,6 +335,9 @@ static int fail(mcp_exchange_t *x)
 
     if (x->timed_out) {
         apr_table_setn(r->notes, "proxy_timedout", "1");
+    }
+    if (x->draining || x->is_full) {
+        return refuse_late(x);
     }
     if (status == HTTP_SERVICE_UNAVAILABLE) {
         mark_member(x->target.worker);
@@ -355,12 +376,6 @@ int mcp_exchange_finish(mcp_exchange_t *x)
     }
     if (was_stream && (x->broken || x->failed)) {
         mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAM_ERRORS, 1);
-    }
-    if (x->is_one_too_many) {
-        if (x->left) {
-            post_request(x, OK);
-        }
-        return refuse_full(x->r);
     }
     if (x->client_gone) {
         x->r->connection->aborted = 1;
