@@ -73,6 +73,41 @@ static void count_out(mcp_exchange_t *x)
     }
 }
 
+static apr_sockaddr_t *copy_addresses(apr_pool_t *p, const apr_sockaddr_t *from)
+{
+    apr_sockaddr_t *first = NULL, **link = &first;
+
+    for (; from; from = from->next) {
+        *link = apr_pmemdup(p, from, sizeof(*from));
+        (*link)->next = NULL;
+        link = &(*link)->next;
+    }
+    return first;
+}
+
+/*
+ * Ask mod_proxy where to connect to. It counts who uses a member's address until the asker's pool is
+ * cleared; a request may end later than the member itself when a child stops, so it keeps a copy.
+ */
+static int resolve(mcp_exchange_t *x, apr_uri_t *uri, char **url, char *port)
+{
+    proxy_conn_rec *conn = x->target.resolved;
+    apr_pool_t *asking;
+    int status;
+
+    apr_pool_create(&asking, x->r->pool);
+    conn->pool = asking;
+    status = ap_proxy_determine_connection(x->r->pool, x->r, x->conf, x->target.worker, conn, uri,
+                                           url, NULL, 0, port, PORT_TEXT);
+    x->target.address = copy_addresses(x->r->pool, conn->addr);
+    conn->pool = x->r->pool;
+    conn->addr = NULL;
+    conn->address = NULL;
+    conn->hostname = conn->uds_path = NULL;
+    apr_pool_destroy(asking);
+    return status;
+}
+
 /* Towards x->target.worker, from x->url: an idle connection, or the start of a new one. */
 static int start(mcp_exchange_t *x)
 {
@@ -88,8 +123,7 @@ static int start(mcp_exchange_t *x)
     x->raw_len = 0;
     x->started = mcp_clock_now();
     x->target.resolved = mcp_backend_conn_rec(r->pool, worker, is_ssl);
-    status = ap_proxy_determine_connection(r->pool, r, x->conf, worker, x->target.resolved, uri,
-                                           &url, NULL, 0, port, sizeof(port));
+    status = resolve(x, uri, &url, port);
     if (status == OK) {
         status = build_request(x, uri, url, port);
     }
@@ -97,7 +131,6 @@ static int start(mcp_exchange_t *x)
         return status;
     }
     apr_table_setn(r->subprocess_env, "MCP_ROUTE", worker->s->route);
-    x->target.address = x->target.resolved->addr;
     x->backend = mcp_backend_reuse(&x->target);
     x->state = x->backend ? MCP_X_SEND : MCP_X_CONNECT;
     count_in(x);
