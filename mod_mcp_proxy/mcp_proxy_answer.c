@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The backend's response becomes the client's: head, bytes, end. The bytes of a body are the
- * backend's bytes; the one exception is the data of the endpoint event that HTTP+SSE opens with.
+ * backend's bytes; the one exception here is the data of the endpoint event that HTTP+SSE opens
+ * with (heartbeats between events are mcp_proxy_exchange.c's).
  */
 #include "mcp_proxy_exchange.h"
 
@@ -213,8 +214,7 @@ static void learn_endpoint(mcp_exchange_t *x, const char *path, const char *quer
     int is_guess = 0;
     const char *id = mcp_proxy_endpoint_id(x->r->pool, path, query, &is_guess);
 
-    /* A segment that looks like a word is a path and no id: everybody has the same one. */
-    if (!id || (is_guess && (strlen(id) < 8 || !strpbrk(id, "0123456789")))) {
+    if (!id || (is_guess && !mcp_proxy_may_be_id(id))) {
         return;
     }
     mcp_proxy_learn(x->r, x->q, id, x->target.worker);

@@ -380,7 +380,9 @@ static mcp_exchange_wait_e step_send(mcp_exchange_t *x)
             /* It may have answered before it closed, without reading all: see what there is. */
             ap_log_rerror(APLOG_MARK, APLOG_DEBUG, rv, x->r, "sending to %s stopped",
                           x->target.worker->s->name_ex);
-            break;
+            x->send_failed = 1;
+            x->state = MCP_X_HEAD;
+            return MCP_X_READ;
         }
         x->was_sent = 1;
         take_sent(x, sent);
@@ -460,13 +462,27 @@ static apr_status_t receive(mcp_exchange_t *x, char *buf, apr_size_t size, apr_s
     return rv;
 }
 
+/*
+ * What came while the request was being sent was no whole head: an interim one, a part, a TLS record
+ * without data. The backend may well wait for the rest of the request.
+ */
+static mcp_exchange_wait_e go_on_sending(mcp_exchange_t *x)
+{
+    if (x->state != MCP_X_HEAD || x->send_failed
+        || (!is_unsent(x) && !mcp_backend_has_unsent(x->backend))) {
+        return x->state == MCP_X_HEAD ? MCP_X_READ : MCP_X_WORKER;
+    }
+    x->state = MCP_X_SEND;
+    return MCP_X_WRITE;
+}
+
 static mcp_exchange_wait_e step_head(mcp_exchange_t *x, char *buf, apr_size_t size)
 {
     apr_size_t len;
     apr_status_t rv = receive(x, buf, size, &len);
 
     if (APR_STATUS_IS_EAGAIN(rv)) {
-        return MCP_X_READ;
+        return go_on_sending(x);
     }
     if (rv != APR_SUCCESS) {
         ap_log_rerror(APLOG_MARK, APLOG_ERR, rv, x->r, MCP_LOGNO(2045)
@@ -477,7 +493,8 @@ static mcp_exchange_wait_e step_head(mcp_exchange_t *x, char *buf, apr_size_t si
     }
     x->bytes_in += (apr_off_t)len;
     keep_raw(x, buf, len);
-    return parse_head(x);
+    parse_head(x);
+    return go_on_sending(x);
 }
 
 static void body_ended(mcp_exchange_t *x, apr_status_t rv)

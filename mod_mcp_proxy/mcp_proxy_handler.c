@@ -83,7 +83,8 @@ static int start(mcp_exchange_t *x)
     int is_ssl = strncasecmp(url, "https:", 6) == 0;
     int status;
 
-    x->failed = x->timed_out = x->was_sent = x->heads = 0;
+    x->failed = x->timed_out = x->was_sent = x->send_failed = x->heads = 0;
+    x->raw_len = 0;
     x->started = mcp_clock_now();
     x->target.resolved = mcp_backend_conn_rec(r->pool, worker, is_ssl);
     status = ap_proxy_determine_connection(r->pool, r, x->conf, worker, x->target.resolved, uri,
