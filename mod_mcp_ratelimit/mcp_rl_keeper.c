@@ -327,13 +327,16 @@ static void look_for_gone_clients(mcp_rl_keeper_t *keeper)
         fds[n].fd = stream->fd;
         fds[n++].events = POLLRDHUP;
     }
-    if (n && poll(fds, n, 0) > 0) {
+    if (n && poll(fds, n, 0) >= 0) {
         n = 0;
         for (stream = keeper->streams; stream; stream = next) {
             next = stream->next;
-            if (fds[n++].revents & (POLLRDHUP | POLLHUP | POLLERR)) {
+            if ((fds[n++].revents & (POLLRDHUP | POLLHUP | POLLERR))
+                || (stream->is_gone && stream->is_gone(stream->baton))) {
                 __atomic_store_n(&stream->lost, 1, __ATOMIC_RELEASE);
-                (void)shutdown(stream->fd, SHUT_RDWR);
+                if (stream->fd >= 0) {
+                    (void)shutdown(stream->fd, SHUT_RDWR);
+                }
                 unlink_locked(keeper, stream);
             }
         }
@@ -495,7 +498,8 @@ static apr_status_t stop(void *data)
     return APR_SUCCESS;
 }
 
-apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store, apr_pool_t *p)
+apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store, int gives_back,
+                                 apr_pool_t *p)
 {
     /* Never freed: requests of a child that is exiting may still end after the thread. */
     mcp_rl_keeper_t *k = calloc(1, sizeof(*k));
@@ -513,7 +517,7 @@ apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store
     pthread_condattr_destroy(&attr);
     *keeper = k;
     rv = apr_thread_create(&k->thread, NULL, run, k, p);
-    if (rv == APR_SUCCESS) {
+    if (rv == APR_SUCCESS && gives_back) {
         apr_pool_pre_cleanup_register(p, k, stop);
     }
     return rv;

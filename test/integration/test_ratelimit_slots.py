@@ -228,6 +228,7 @@ def test_mod_proxy_streams_of_a_killed_child_are_free_soon(gateway, backend, in_
     made = gateway(backend(serve), **limited(server.store, "MCPRateLimitStreams 3", mcp=False,
                                              server=["MCPRateLimitLease 1h"]))
     assert all([try_stream(made) for _ in range(3)])
-    os.kill(made.children()[0], signal.SIGKILL)
+    for pid in made.children():
+        os.kill(pid, signal.SIGKILL)
     wait_until(lambda: count() == 0, "the leases to be gone", timeout=5 * PATIENCE)
     hang_up(made)
