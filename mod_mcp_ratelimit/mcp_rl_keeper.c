@@ -38,7 +38,7 @@ struct mcp_rl_keeper_t {
     apr_thread_t *thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
-    int woken, stop;
+    int woken, stop, finished;
     mcp_rl_stream_t *streams;
     unsigned stream_count;
     apr_uint32_t releases;   /* first row to give back; index + 1 */
@@ -468,7 +468,22 @@ static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
         wait_for_work(keeper);
     }
     free(work);
+    __atomic_store_n(&keeper->finished, 1, __ATOMIC_RELEASE);
     return NULL;
+}
+
+/* In a signal handler, maybe: no lock, no join. Our code may be unloaded after it. */
+static apr_status_t stop_at_exit(void *data)
+{
+    mcp_rl_keeper_t *keeper = data;
+    struct timespec pause = { .tv_nsec = 5000000L };
+    int i;
+
+    __atomic_store_n(&keeper->stop, 1, __ATOMIC_RELEASE);
+    for (i = 0; i < 100 && !__atomic_load_n(&keeper->finished, __ATOMIC_ACQUIRE); i++) {
+        nanosleep(&pause, NULL);
+    }
+    return APR_SUCCESS;
 }
 
 /* The process is about to end, and all its streams with it. */
@@ -499,7 +514,7 @@ static apr_status_t stop(void *data)
 }
 
 apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store, int gives_back,
-                                 apr_pool_t *p)
+                                 apr_pool_t *exiting, apr_pool_t *p)
 {
     /* Never freed: requests of a child that is exiting may still end after the thread. */
     mcp_rl_keeper_t *k = calloc(1, sizeof(*k));
@@ -517,8 +532,8 @@ apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store
     pthread_condattr_destroy(&attr);
     *keeper = k;
     rv = apr_thread_create(&k->thread, NULL, run, k, p);
-    if (rv == APR_SUCCESS && gives_back) {
-        apr_pool_pre_cleanup_register(p, k, stop);
+    if (rv == APR_SUCCESS) {
+        apr_pool_pre_cleanup_register(exiting, k, gives_back ? stop : stop_at_exit);
     }
     return rv;
 }

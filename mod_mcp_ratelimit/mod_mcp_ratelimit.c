@@ -73,8 +73,9 @@ static void log_change(void *baton, int up, const char *name, const char *why)
     }
 }
 
-static void child_init(apr_pool_t *p, server_rec *s)
+static void child_init(apr_pool_t *pchild, server_rec *s)
 {
+    apr_pool_t *p = pchild;
     mcp_rl_process_t *process = mcp_rl_process;
     const mcp_store_url_t *url = mcp_rl_store_url();
     mcp_redis_options_t options = { .changed = log_change, .baton = process };
@@ -105,7 +106,7 @@ static void child_init(apr_pool_t *p, server_rec *s)
         process->store.redis = &process->redis;
     }
     rv = mcp_rl_keeper_start(&process->keeper, &process->store,
-                              is_threaded != AP_MPMQ_NOT_SUPPORTED, p);
+                              is_threaded != AP_MPMQ_NOT_SUPPORTED, pchild, p);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s, MCP_LOGNO(3005)
                      "no thread for the keeper: slots would not be given back");
