@@ -79,12 +79,17 @@ static struct {
     mcp_crew_t *crew;
 } env = { .allowed = 1 };
 
+/* The request that this thread is letting go of. */
+static __thread struct {
+    conn_rec *c;
+    mcp_park_t *park;
+} leaving;
+
 /* A connection that has been parked at least once; lives in c->pool. */
 struct lot_t {
     conn_rec *c;
     park_thread_t *home;
     int is_home;           /* the crew has it, not the MPM */
-    mcp_park_t *leaving;   /* the request that the worker is letting go of */
     mcp_crew_wait_t wait;  /* while it has no request: on the crew */
     mcp_post_t post;
     apr_time_t until;      /* LOT_LINGERS: no longer than that */
@@ -525,6 +530,13 @@ static int run_inline(mcp_park_t *park)
     return status;
 }
 
+/* Until the suspend hook, which comes on this thread, after all who have a say in the request. */
+static void leave_thread(mcp_park_t *park)
+{
+    leaving.c = park->lot->c;
+    leaving.park = park;
+}
+
 int mcp_park_leave(mcp_park_t *park, mcp_park_fn *fn, void *baton)
 {
     park->fn = fn;
@@ -533,7 +545,7 @@ int mcp_park_leave(mcp_park_t *park, mcp_park_fn *fn, void *baton)
         park->post.fn = run_on_loop;
         park->post.baton = park;
         park->job.fn = NULL;
-        park->lot->leaving = park;
+        leave_thread(park);
         return SUSPENDED;
     }
     return park->runs_inline ? SUSPENDED : run_inline(park);
@@ -551,24 +563,27 @@ int mcp_park_move(mcp_park_t *park, mcp_park_work_fn *fn, void *baton)
     park->work = fn;
     park->work_baton = baton;
     park->job = (mcp_crew_job_t){ .fn = run_on_worker, .baton = park };
-    park->lot->leaving = park;
+    leave_thread(park);
     return SUSPENDED;
 }
 
+/*
+ * The hooks of all modules run, and each module has its own copy of this: one may have given the
+ * connection away by now, so nothing of it is looked at.
+ */
 static void on_suspend(conn_rec *c, request_rec *r)
 {
-    lot_t *lot = env.owner ? ap_get_module_config(c->conn_config, env.owner) : NULL;
+    mcp_park_t *park = leaving.park;
 
-    if (lot && lot->leaving) {
-        mcp_park_t *park = lot->leaving;
-
-        lot->leaving = NULL;
-        if (park->job.fn) {
-            mcp_crew_run(env.crew, &park->job);
-        }
-        else {
-            mcp_loop_post(park->loop, &park->post);
-        }
+    if (!park || leaving.c != c) {
+        return;
+    }
+    leaving.park = NULL;
+    if (park->job.fn) {
+        mcp_crew_run(env.crew, &park->job);
+    }
+    else {
+        mcp_loop_post(park->loop, &park->post);
     }
 }
 
@@ -821,11 +836,12 @@ static apr_status_t stop_threads(void *unused)
 {
     int i;
 
-    mcp_crew_stop(env.crew);
+    /* Loops first: they wake the crew through a descriptor that its end closes. */
     for (i = 0; i < env.count; i++) {
         mcp_loop_stop(env.threads[i].loop);
         pthread_join(env.threads[i].thread, NULL);
     }
+    mcp_crew_stop(env.crew);
     /* The loops stay: connections that this child leaves behind still point to them. */
     env.count = 0;
     return APR_SUCCESS;
@@ -897,14 +913,15 @@ static void drain(void *baton)
 
 static void on_child_stopping(apr_pool_t *p, int graceful)
 {
-    int i;
+    /* A stop may follow a graceful one: what was posted then may still be in the loop's queue. */
+    int i = env.draining ? env.count : 0;
 
     env.draining = 1;
     env.hurried = !graceful;
     if (env.crew) {
         mcp_crew_hurry(env.crew);
     }
-    for (i = 0; i < env.count; i++) {
+    for (; i < env.count; i++) {
         env.threads[i].drain_post.fn = drain;
         env.threads[i].drain_post.baton = &env.threads[i];
         mcp_loop_post(env.threads[i].loop, &env.threads[i].drain_post);

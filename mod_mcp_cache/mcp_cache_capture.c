@@ -307,6 +307,11 @@ int mcp_cache_capture_is_over(const mcp_cache_capture_t *capture)
         || (capture->refused && !(capture->rule.is_stream && capture->rule.changed));
 }
 
+int mcp_cache_capture_is_refused(const mcp_cache_capture_t *capture)
+{
+    return capture->refused || capture->broken;
+}
+
 apr_size_t mcp_cache_capture_held(const mcp_cache_capture_t *capture)
 {
     return capture->body.size + capture->event.size + capture->line.size;

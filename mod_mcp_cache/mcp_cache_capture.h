@@ -58,6 +58,9 @@ void mcp_cache_capture_feed(mcp_cache_capture_t *capture, const char *buf, apr_s
 /** Nothing more can be learnt: feeding may stop. */
 int mcp_cache_capture_is_over(const mcp_cache_capture_t *capture);
 
+/** No answer that may be stored will come of it. */
+int mcp_cache_capture_is_refused(const mcp_cache_capture_t *capture);
+
 /**
  * The body has ended.
  * @param whole whether it ended as it should, as far as HTTP can tell

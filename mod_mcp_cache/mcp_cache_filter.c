@@ -21,6 +21,7 @@ typedef struct filter_t {
     mcp_cache_capture_t *capture; /* NULL: nothing is wanted of what passes */
     int begun;
     int replaced;     /* the old value went out instead; what still comes is dropped */
+    int is_error;     /* the response is httpd's or mod_mcp_proxy's own error */
     int broken;       /* the response will not be whole */
     int wants_answer;
     int mark_session; /* the backend has taken the session */
@@ -63,6 +64,7 @@ void mcp_cache_insert_error_filter(request_rec *r)
         filter_t *ctx = apr_pcalloc(r->pool, sizeof(*ctx));
 
         ctx->q = q;
+        ctx->is_error = 1;
         ap_add_output_filter(MCP_CACHE_FILTER, ctx, r, r->connection);
     }
 }
@@ -190,7 +192,36 @@ static mcp_cache_capture_t *new_capture(filter_t *ctx)
     return mcp_cache_capture_create(&rule);
 }
 
-static void begin(filter_t *ctx)
+static int has_error(const apr_bucket_brigade *bb)
+{
+    const apr_bucket *b;
+
+    for (b = APR_BRIGADE_FIRST(bb); b != APR_BRIGADE_SENTINEL(bb); b = APR_BUCKET_NEXT(b)) {
+        if (AP_BUCKET_IS_ERROR(b)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether there is an answer at all, as far as one brigade tells. */
+static int is_failure(request_rec *r, const apr_bucket_brigade *bb)
+{
+    return r->connection->aborted || has_error(bb)
+        || (r->status >= HTTP_BAD_GATEWAY && r->status <= HTTP_GATEWAY_TIME_OUT);
+}
+
+/* No answer for others will come of this: they need not wait for its end. */
+static void land_early(mcp_cache_request_t *q, const apr_bucket_brigade *bb)
+{
+    if (q->leads) {
+        q->leads = 0;
+        mcp_cache_flight_land(mcp_cache_env()->flights, &q->ticket, is_failure(q->r, bb)
+                              ? MCP_CACHE_LANDED_FAILED : MCP_CACHE_LANDED_REFUSED);
+    }
+}
+
+static void begin(filter_t *ctx, const apr_bucket_brigade *bb)
 {
     request_rec *r = ctx->q->r;
     const char *length = out(r, "Content-Length");
@@ -199,6 +230,9 @@ static void begin(filter_t *ctx)
     ctx->begun = 1;
     note_session(ctx);
     ctx->wants_answer = ctx->q->asks && may_be_stored(ctx);
+    if (!ctx->wants_answer) {
+        land_early(ctx->q, bb);
+    }
     if (!ctx->wants_answer && !is_stream(r)) {
         return;
     }
@@ -230,8 +264,12 @@ static apr_status_t replace(ap_filter_t *f, filter_t *ctx, apr_bucket_brigade *b
 
     apr_brigade_cleanup(bb);
     ctx->begun = ctx->replaced = 1;
-    apr_table_clear(q->r->headers_out);
-    apr_table_clear(q->r->err_headers_out);
+    /* An error has moved the gateway's own headers here; otherwise they are the backend's. */
+    if (!ctx->is_error) {
+        apr_table_clear(q->r->headers_out);
+    }
+    apr_table_unset(q->r->headers_out, "Cache-Status");
+    apr_table_unset(q->r->headers_out, "Retry-After");
     mcp_cache_note(q, MCP_CACHE_RESULT_STALE);
     return ap_pass_brigade(f->next, mcp_cache_respond(q, q->old, left));
 }
@@ -312,7 +350,7 @@ apr_status_t mcp_cache_filter(ap_filter_t *f, apr_bucket_brigade *bb)
         return replace(f, ctx, bb);
     }
     if (first) {
-        begin(ctx);
+        begin(ctx, bb);
     }
     if (!ctx->capture) {
         if (ctx->mark_session) {
@@ -322,6 +360,9 @@ apr_status_t mcp_cache_filter(ap_filter_t *f, apr_bucket_brigade *bb)
         return ap_pass_brigade(f->next, bb);
     }
     ends = read_along(ctx, bb);
+    if (ctx->wants_answer && mcp_cache_capture_is_refused(ctx->capture)) {
+        land_early(ctx->q, bb);
+    }
     if (first) {
         set_status(ctx, ends);
     }

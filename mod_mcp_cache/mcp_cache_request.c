@@ -7,20 +7,17 @@
 #include "mcp_cache.h"
 
 #include <apr_lib.h>
-#include <apr_optional.h>
 #include <apr_strings.h>
 #include <http_core.h>
 #include <http_protocol.h>
 
 #include "mcp_httpd_error.h"
+#include "mcp_httpd_peers.h"
 #include "mcp_value.h"
 
 /* Standing alone, the module reads a body only up to here; longer ones pass unread. */
 #define MAX_BODY (4 * 1024 * 1024)
 #define BODY_TIMEOUT apr_time_from_sec(30)
-
-/* Exported by mod_mcp_proxy, if it is there: MCPProxy is On for this request. */
-APR_DECLARE_OPTIONAL_FN(int, mcp_proxy_is_on, (request_rec *r));
 
 static APR_OPTIONAL_FN_TYPE(mcp_proxy_is_on) *is_on;
 

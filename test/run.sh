@@ -49,7 +49,7 @@ install_missing() {
     command -v dpkg-query >/dev/null 2>&1 || return 0
     wanted="apache2-bin apache2-dev gcc make libc6-dev binutils autoconf automake libtool pkg-config
         libapr1-dev libaprutil1-dev libhiredis-dev libjson-c-dev libssl-dev check
-        python3 python3-pytest curl openssl ca-certificates"
+        python3 python3-pytest curl openssl ca-certificates redis-server procps"
     missing=
     for package in $wanted; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' ||

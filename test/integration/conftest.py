@@ -10,7 +10,7 @@ import pytest
 
 from harness import certs
 from harness.backend import Backend
-from harness.caching import CachingGateway, Redis
+from harness.caching import CacheRedis, CachingGateway
 from harness.gateway import Gateway
 from harness.mcpserver import McpServer
 from harness.redisd import Redis
@@ -35,8 +35,8 @@ class Stage:
     def caching(self, *backends, start=True, **options):
         return self.gateway(*backends, start=start, kind=CachingGateway, **options)
 
-    def redis(self):
-        return self.keep(Redis(self.directory / ("redis-%d" % len(self.backends))))
+    def cache_redis(self):
+        return self.keep(CacheRedis(self.directory / ("redis-%d" % len(self.backends))))
 
     def keep(self, backend):
         self.backends.append(backend)
@@ -118,9 +118,9 @@ def caching(stage):
 
 
 @pytest.fixture
-def redis(stage):
+def cache_redis(stage):
     """A redis-server that runs."""
-    return stage.redis()
+    return stage.cache_redis()
 
 
 @pytest.fixture

@@ -246,6 +246,11 @@ def test_a_resource_is_stored_by_its_uri(caching, backend):
     assert status(ask_hinted(gateway, hinted("resources/read", uri="file:///a"))) == "hit"
 
 
+def test_hints_count_wherever_mod_mcp_proxy_is_on(caching, backend):
+    gateway = caching(backend(Tool(answer_of({"ttlMs": 60000}))), location=AUTH, cache=())
+    assert [status(ask_hinted(gateway, hinted())) for _ in range(2)] == ["miss", "hit"]
+
+
 def test_hints_can_be_switched_off(caching, backend):
     gateway = caching(backend(Tool(answer_of({"ttlMs": 60000}))), location=AUTH,
                       cache=("MCPCacheHints Off",))

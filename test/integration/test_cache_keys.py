@@ -57,7 +57,8 @@ def test_the_id_and_meta_do_not_count(one):
 
 @pytest.mark.parametrize("arguments", [
     '{"x":1,"x":1}', '{"o":{"k":1,"\\u006b":2}}', '{"x":"\\ud800"}', '{"x":"\\u0000"}',
-    '{"x":' + "[" * 100 + "]" * 100 + "}", '{"x":"' + "y" * 300000 + '"}'])
+    '{"x":' + "[" * 100 + "]" * 100 + "}", '{"x":"' + "y" * 300000 + '"}'], ids=[
+        "a name twice", "twice within", "a lone surrogate", "NUL", "deep", "long"])
 def test_arguments_that_may_be_read_in_two_ways_are_not_cached(one, arguments):
     assert status(ask(one, arguments)) == "bypass"
     assert status(ask(one, arguments)) == "bypass"

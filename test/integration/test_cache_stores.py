@@ -33,6 +33,12 @@ def replace(redis, key, value):
     redis.command("PEXPIRE", key, "60000")
 
 
+def stored(redis, count=1):
+    """The keys of values, once there are so many: they are written behind the answer's back."""
+    return wait_until(lambda: len(redis.keys("mcp:tool:*")) == count and redis.keys("mcp:tool:*"),
+                      "%d values in the store" % count)
+
+
 def dump(redis, key):
     import subprocess
     done = subprocess.run(["redis-cli", "-s", str(redis.socket), "-n", "5", "--raw", "GET", key],
@@ -40,7 +46,8 @@ def dump(redis, key):
     return done.stdout[:-1]
 
 
-def test_a_result_goes_to_redis_with_a_ttl(caching, backend, redis):
+def test_a_result_goes_to_redis_with_a_ttl(caching, backend, cache_redis):
+    redis = cache_redis
     gateway = caching(backend(counting()), location=AUTH, store=redis.store)
     assert [status(ask(gateway)) for _ in range(2)] == ["miss", "hit"]
     keys = redis.keys("mcp:tool:*")
@@ -51,7 +58,8 @@ def test_a_result_goes_to_redis_with_a_ttl(caching, backend, redis):
     assert "alice" not in "".join(redis.keys())
 
 
-def test_two_gateways_share_it(caching, backend, redis):
+def test_two_gateways_share_it(caching, backend, cache_redis):
+    redis = cache_redis
     made = backend(counting())
     tuned = {"location": AUTH, "store": redis.store}
     one, other = caching(made, **tuned), caching(made, start=False, **tuned)
@@ -59,13 +67,15 @@ def test_two_gateways_share_it(caching, backend, redis):
     other.server.append("ServerName localhost:%d" % one.port)
     other.start()
     assert status(ask(one)) == "miss"
+    stored(redis)
     assert status(ask(other)) == "hit"
     assert one.forget("?tool=echo").json() == {"invalidated": True}
     assert status(ask(other)) == "miss"
-    assert status(ask(one)) == "hit"
+    wait_until(lambda: status(ask(one)) == "hit", "the other's answer to be stored")
 
 
-def test_a_far_store_by_tcp_and_with_a_password(caching, backend, redis):
+def test_a_far_store_by_tcp_and_with_a_password(caching, backend, cache_redis):
+    redis = cache_redis
     secret = redis.directory / "password"
     secret.write_text("s3cret\n", encoding="utf-8")
     secret.chmod(0o600)
@@ -84,22 +94,24 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_value_is_a_miss(caching, backend, redis, name):
+def test_a_damaged_value_is_a_miss(caching, backend, cache_redis, name):
+    redis = cache_redis
     gateway = caching(backend(counting()), location=AUTH, store=redis.store)
     ask(gateway)
-    key = redis.keys("mcp:tool:*")[0]
+    key = stored(redis)[0]
     replace(redis, key, DAMAGE[name](dump(redis, key)))
     gateway.expect_log("MCP4010")
     assert status(ask(gateway)) == "miss"
     assert status(ask(gateway)) == "hit"
 
 
-def test_values_swapped_between_keys_are_misses(caching, backend, redis):
+def test_values_swapped_between_keys_are_misses(caching, backend, cache_redis):
+    redis = cache_redis
     gateway = caching(backend(counting()), location=AUTH, store=redis.store)
     ask(gateway, user="alice")
-    alice = redis.keys("mcp:tool:*")[0]
+    alice = stored(redis)[0]
     ask(gateway, user="bob")
-    bob = [key for key in redis.keys("mcp:tool:*") if key != alice][0]
+    bob = [key for key in stored(redis, 2) if key != alice][0]
     mine, his = dump(redis, alice), dump(redis, bob)
     replace(redis, alice, his)
     replace(redis, bob, mine)
@@ -111,9 +123,11 @@ def test_values_swapped_between_keys_are_misses(caching, backend, redis):
 
 
 @pytest.mark.parametrize("pattern", ["mcp:tool:*", "mcp:gen:*"])
-def test_keys_of_another_type_are_misses(caching, backend, redis, pattern):
+def test_keys_of_another_type_are_misses(caching, backend, cache_redis, pattern):
+    redis = cache_redis
     gateway = caching(backend(counting()), location=AUTH, store=redis.store)
     ask(gateway)
+    stored(redis)
     for key in redis.keys(pattern):
         redis.command("DEL", key)
         redis.command("LPUSH", key, "x")
@@ -124,17 +138,20 @@ def test_keys_of_another_type_are_misses(caching, backend, redis, pattern):
         wait_until(lambda: status(ask(gateway)) == "miss", "a miss")
 
 
-def test_generations_that_redis_lost_can_only_invalidate(caching, backend, redis):
+def test_generations_that_redis_lost_can_only_invalidate(caching, backend, cache_redis):
+    redis = cache_redis
     gateway = caching(backend(counting()), location=AUTH, store=redis.store)
     ask(gateway)
+    stored(redis)
     for key in redis.keys("mcp:gen:*"):
         redis.command("DEL", key)
         assert status(ask(gateway)) == "miss"
         assert status(ask(gateway)) == "hit"
 
 
-def test_a_store_that_is_gone_is_a_miss_and_comes_back(caching, backend, redis):
-    gateway = caching(backend(counting()), location=AUTH, store=redis.store)
+def test_a_store_that_is_gone_is_a_miss_and_comes_back(caching, backend, cache_redis):
+    redis = cache_redis
+    gateway = caching(backend(counting()), location=AUTH, store=redis.store, timeout="25ms")
     gateway.expect_log(SLOW, optional=True)
     ask(gateway)
     redis.kill()
@@ -147,8 +164,9 @@ def test_a_store_that_is_gone_is_a_miss_and_comes_back(caching, backend, redis):
     wait_until(lambda: status(ask(gateway)) == "hit", "the store to be used again")
 
 
-def test_a_store_that_hangs_costs_little_and_then_nothing(caching, backend, redis):
-    gateway = caching(backend(counting()), location=AUTH, store=redis.store)
+def test_a_store_that_hangs_costs_little_and_then_nothing(caching, backend, cache_redis):
+    redis = cache_redis
+    gateway = caching(backend(counting()), location=AUTH, store=redis.store, timeout="25ms")
     gateway.expect_log(SLOW, optional=True)
     ask(gateway)
     redis.signal(signal.SIGSTOP)
@@ -161,18 +179,20 @@ def test_a_store_that_hangs_costs_little_and_then_nothing(caching, backend, redi
     wait_until(lambda: status(ask(gateway)) == "hit", "the store to be used again")
 
 
-def test_a_store_that_was_never_there(caching, backend, redis):
+def test_a_store_that_was_never_there(caching, backend, cache_redis):
+    redis = cache_redis
     redis.kill()
-    gateway = caching(backend(counting()), location=AUTH, store=redis.store)
+    gateway = caching(backend(counting()), location=AUTH, store=redis.store, timeout="25ms")
     gateway.expect_log(SLOW, optional=True)
     assert ask(gateway).status == 200
     redis.start()
     wait_until(lambda: status(ask(gateway)) == "hit", "the store to be used")
 
 
-def test_a_full_store_is_a_miss(caching, backend, redis):
+def test_a_full_store_is_a_miss(caching, backend, cache_redis):
+    redis = cache_redis
     redis.command("CONFIG", "SET", "maxmemory", "1")
-    gateway = caching(backend(counting()), location=AUTH, store=redis.store)
+    gateway = caching(backend(counting()), location=AUTH, store=redis.store, timeout="25ms")
     gateway.expect_log(SLOW, optional=True)
     assert {ask(gateway).status for _ in range(5)} == {200}
 
@@ -180,7 +200,7 @@ def test_a_full_store_is_a_miss(caching, backend, redis):
 @pytest.fixture(name="filled", params=["shm", "redis"])
 def _filled(request, caching, backend, stage):
     """A gateway with two tools of two users in its store."""
-    store = stage.redis().store if request.param == "redis" else None
+    store = stage.cache_redis().store if request.param == "redis" else None
     gateway = caching(backend(counting()), location=AUTH, store=store)
     for tool in ("get_a", "get_b"):
         for user in ("alice", "bob"):
@@ -275,7 +295,7 @@ def test_a_notification_on_a_stream_drops_what_it_names(caching, backend, stage,
             peer.begin_stream().wait(send)
             peer.chunk(b"data: " + json.dumps(text).encode() + b"\n\n").wait_gone()
         as_json(peer, message, {"ttlMs": 60000})
-    redis = stage.redis() if far else None
+    redis = stage.cache_redis() if far else None
     gateway = caching(backend(Tool(script)), location=AUTH, store=redis.store if far else None)
 
     def look():

@@ -177,7 +177,8 @@ def test_https_members_without_ssl_proxy_engine_are_refused(gateway, backend):
 
 
 def test_a_backend_that_speaks_plain_where_tls_is_expected_is_refused(gateway, backend):
-    b = backend(answering)
+    # A real one answers a client hello as the bad request that it is, and does not wait for more.
+    b = backend(lambda peer: peer.answer(status="400 Bad Request"))
     b.scheme = "https"
     gw = gateway(b, **proxy_tls())
     gw.expect_log(tags.TLS_FAILED)

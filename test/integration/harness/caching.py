@@ -17,9 +17,10 @@ class CachingGateway(gateways.Gateway):
     """alone: without mod_mcp_proxy, in front of mod_proxy_http. cache: lines of the location."""
 
     def __init__(self, directory, backends=(), *, alone=False, cache=("MCPCacheTool * 60s",),
-                 location=(), server=(), store=None, **options):
+                 location=(), server=(), store=None, timeout="5s", **options):
         lines = ['LoadModule mcp_cache_module "%s"' % MODULE]
-        lines += ['MCPCacheStore %s' % store] if store else []
+        # On a busy machine the default of 25ms is now and then too short, which is a miss.
+        lines += ['MCPCacheStore %s' % store, "MCPCacheTimeout " + timeout] if store else []
         lines += ['<Location "/forget">', '  SetHandler mcp-cache', '</Location>']
         options.setdefault("mcp", not alone)
         super().__init__(directory, backends, location=[*cache, *location],
@@ -39,7 +40,7 @@ class CachingGateway(gateways.Gateway):
         return self.request("DELETE", "/forget" + query)
 
 
-class Redis:
+class CacheRedis:
     """A redis-server of our own on a unix socket and a port, nothing on disk."""
 
     def __init__(self, directory):

@@ -2,7 +2,9 @@
 """A real httpd with one configuration, started for one test.
 
 MPM=event|worker|prefork chooses the MPM, MCP_BUILD the tree that holds our modules, MCP_LOGLEVEL
-the log level. MCP_STOCK=1 leaves our module out (mod_proxy_http, lbmethod byrequests): for work on
+the log level. MCP_ASAN=1 runs httpd under AddressSanitizer (a module that was built with it is
+noticed), MCP_LEAKS=1 looks for leaks as well; sanitizers write to files, and a file fails the test.
+MCP_WRAP=COMMAND starts httpd under that command, valgrind for example. MCP_STOCK=1 leaves our module out (mod_proxy_http, lbmethod byrequests): for work on
 the harness itself, and to see which behaviour is httpd's own.
 """
 import base64
@@ -24,6 +26,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 BUILD = pathlib.Path(os.environ.get("MCP_BUILD", ROOT))
 STOCK = bool(os.environ.get("MCP_STOCK"))
 MODULE = BUILD / "mod_mcp_proxy" / ".libs" / "mod_mcp_proxy.so"
+LEAKS = bool(os.environ.get("MCP_LEAKS"))
+# What leaks in httpd itself and in its libraries.
+NOT_OURS = ("libcrypto", "libssl", "mod_ssl", "libnghttp2")
+PASSED_ON = ("LD_LIBRARY_PATH", "TSAN_OPTIONS")
 USERS = {"alice": "wonder", "bob": "builder"}
 
 _BASE = (
@@ -201,6 +207,8 @@ class Gateway:
             "ExtendedStatus Off",
             "ProxyPassInterpolateEnv Off",
         ]
+        # The leak checker must be allowed to look into children that have changed their user.
+        lines += ['CoreDumpDirectory "%s"' % self.directory] if LEAKS else []
         lines += self._mpm_lines() + self._tls_lines()
         lines += ["MCPProxyMaxStreams %d" % self._stream_limit()] if self.streams else []
         lines += ["<Location /server-status>", "  SetHandler server-status", "</Location>"]
@@ -219,23 +227,35 @@ class Gateway:
 
     def _command(self, *arguments):
         program = os.path.join(apxs("SBINDIR"), apxs("PROGNAME"))
-        return [program, "-d", str(self.directory), "-f", "httpd.conf", *arguments]
+        wrap = os.environ.get("MCP_WRAP", "").split()
+        return [*wrap, program, "-d", str(self.directory), "-f", "httpd.conf", *arguments]
+
+    def _is_sanitized(self):
+        return LEAKS or bool(os.environ.get("MCP_ASAN")) \
+            or MODULE.exists() and b"libasan.so" in MODULE.read_bytes()
 
     def _environment(self):
         env = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-        needed = b""
-        if MODULE.exists():
-            needed = MODULE.read_bytes()
-        if b"libasan.so" in needed:
-            preload = subprocess.run(
-                ["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
-            ).stdout.strip()
-            env.update(
-                LD_PRELOAD=preload,
-                ASAN_OPTIONS="detect_leaks=0:abort_on_error=1",
-                UBSAN_OPTIONS="print_stacktrace=1",
-            )
+        env.update((name, os.environ[name]) for name in PASSED_ON if name in os.environ)
+        if self._is_sanitized():
+            reports = self.directory / "sanitizer"
+            reports.mkdir(exist_ok=True)
+            reports.chmod(0o777)
+            suppressions = self.directory / "lsan"
+            suppressions.write_text("".join("leak:%s\n" % name for name in NOT_OURS),
+                                    encoding="utf-8")
+            preload = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True,
+                                     capture_output=True, text=True).stdout.strip()
+            common = "log_path=%s/report" % reports
+            env.update(LD_PRELOAD=preload,
+                       ASAN_OPTIONS="detect_leaks=%d:abort_on_error=1:%s" % (LEAKS, common),
+                       LSAN_OPTIONS="print_suppressions=0:suppressions=%s" % suppressions,
+                       UBSAN_OPTIONS="print_stacktrace=1:" + common)
         return env
+
+    def _sanitizer_reports(self):
+        files = sorted(self.directory.glob("sanitizer/*"))
+        return ["%s:\n%s" % (x.name, x.read_text(encoding="utf-8", errors="replace")) for x in files]
 
     def check_config(self):
         """httpd -t: (exit status, what it said)."""
@@ -365,7 +385,7 @@ class Gateway:
             return
         self._finished = True
         self.leave()
-        problems = self.stop()
+        problems = self.stop() + self._sanitizer_reports()
         problems += oracle.judge(oracle.parse(self._text("error.log")), self.expectations)
         if problems:
             raise AssertionError("\n".join(problems))

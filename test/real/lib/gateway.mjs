@@ -108,7 +108,8 @@ class Gateway {
             `Mutex "file:${this.directory}"`, `DefaultRuntimeDir "${this.directory}"`,
             'LogLevel warn', 'ProxyRequests Off', 'KeepAliveTimeout 30',
             ...(root ? ['User www-data', 'Group www-data'] : []),
-            ...(secure ? ['SSLSessionCache shmcb:ssl(512000)', 'SSLEngine On', `SSLCertificateFile "${secure.cert}"`,
+            ...(secure || more.includes('ssl') ? ['SSLSessionCache shmcb:ssl(512000)'] : []),
+            ...(secure ? ['SSLEngine On', `SSLCertificateFile "${secure.cert}"`,
                 `SSLCertificateKeyFile "${secure.key}"`] : []),
             ...balancers.flatMap(balancer), ...locations.flatMap(location), ...directives, '',
         ].join('\n');
