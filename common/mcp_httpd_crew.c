@@ -4,8 +4,8 @@
  * takes the wait out of its bucket and serves it. Invariants: a wait is in a bucket from before it
  * is armed until a thread has it; whoever sweeps touches only waits that are in a bucket, under the
  * lock, and never frees one but shuts its socket down, which wakes a thread as data would. The lock
- * guards the buckets, the jobs and the flags, and is held for a few instructions, except by
- * mcp_crew_hurry(), once in a child's life.
+ * guards the buckets, the jobs and the flags. It is held for a few instructions, but for a walk
+ * along one bucket each second, and along all in mcp_crew_hurry(), once in a child's life.
  */
 #include "mcp_httpd_crew.h"
 

@@ -24,8 +24,8 @@ typedef struct mcp_proxy_request_t {
     int admitted;           /* its body, origin and headers have been looked at */
     const char *session;    /* the id that the client sent; NULL: none */
     int session_is_guess;   /* taken from the path: only counts if the table knows it */
-    int session_known;      /* key is in the table, and the member is pinned */
-    mcp_session_key_t key;  /* valid if looked_up */
+    int session_known;      /* key is in the table; with a balancer, pinned is its member */
+    mcp_session_key_t key;  /* valid if looked_up, also if the table does not know it */
     int looked_up;
     const char *scope;      /* whose sessions these are: the balancer's or the worker's name */
     proxy_balancer *balancer;
@@ -49,6 +49,9 @@ void mcp_proxy_learn(request_rec *r, mcp_proxy_request_t *q, const char *id,
                      const proxy_worker *worker);
 void mcp_proxy_forget(mcp_proxy_request_t *q);
 apr_uint64_t mcp_proxy_member_hash(const proxy_worker *worker);
+
+/** Whether the last segment of a path can be an id at all; others are never taken for one. */
+int mcp_proxy_may_be_id(const char *segment);
 
 /** The id in the data of an endpoint event, or in the path and query of its POSTs. */
 const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query,

@@ -42,25 +42,39 @@ static char *decoded(apr_pool_t *p, const char *text, apr_size_t len)
     return out;
 }
 
-static const char *session_in_query(apr_pool_t *p, const char *query)
+static int is_query_name(const char *name)
 {
     static const char *const names[] = { "session_id", "sessionId", "sessionid", NULL };
+    int i;
 
-    while (query && *query) {
-        apr_size_t len = strcspn(query, "&;");
-        const char *eq = memchr(query, '=', len);
-        int i;
-
-        for (i = 0; eq && names[i]; i++) {
-            if (strlen(names[i]) == (apr_size_t)(eq - query)
-                && strncmp(names[i], query, (apr_size_t)(eq - query)) == 0 && eq + 1 < query + len) {
-                return decoded(p, eq + 1, len - (apr_size_t)(eq + 1 - query));
-            }
+    for (i = 0; names[i]; i++) {
+        if (strcmp(names[i], name) == 0) {
+            return 1;
         }
-        query += len;
-        query += *query != '\0';
+    }
+    return 0;
+}
+
+/* The next id in a query, *query moved behind it; NULL: no more. A name may be encoded, too. */
+static const char *next_in_query(apr_pool_t *p, const char **query)
+{
+    while (*query && **query) {
+        const char *at = *query;
+        apr_size_t len = strcspn(at, "&;");
+        const char *eq = memchr(at, '=', len);
+
+        *query += len;
+        *query += **query != '\0';
+        if (eq && eq + 1 < at + len && is_query_name(decoded(p, at, (apr_size_t)(eq - at)))) {
+            return decoded(p, eq + 1, len - (apr_size_t)(eq + 1 - at));
+        }
     }
     return NULL;
+}
+
+static const char *session_in_query(apr_pool_t *p, const char *query)
+{
+    return next_in_query(p, &query);
 }
 
 /*
@@ -110,6 +124,12 @@ void mcp_proxy_find_session_id(request_rec *r, mcp_proxy_request_t *q)
     q->session = id;
 }
 
+/* A segment that looks like a word is a path and no id: everybody has the same one. */
+int mcp_proxy_may_be_id(const char *segment)
+{
+    return strlen(segment) >= 8 && strpbrk(segment, "0123456789") != NULL;
+}
+
 static void make_key(request_rec *r, mcp_session_key_t *key, const char *scope, const char *id)
 {
     unsigned char digest[SHA256_DIGEST_LENGTH];
@@ -126,11 +146,53 @@ static void make_key(request_rec *r, mcp_session_key_t *key, const char *scope, 
     memcpy(key->owner, digest, sizeof(key->owner));
 }
 
+static int is_foreign(request_rec *r, const char *scope, const char *id)
+{
+    mcp_session_key_t key;
+    apr_uint64_t member;
+
+    make_key(r, &key, scope, id);
+    return mcp_session_find(mcp_proxy_sessions(), &key, mcp_clock_now(), &member) == APR_EACCES;
+}
+
+static int names_foreign_path(request_rec *r, const mcp_proxy_request_t *q, const char *path)
+{
+    int is_guess = 0;
+    const char *id = path ? session_in_path(r->pool, path, &is_guess) : NULL;
+
+    return id && (!is_guess || mcp_proxy_may_be_id(id)) && (!q->session || strcmp(id, q->session))
+        && is_foreign(r, q->scope, id);
+}
+
+/*
+ * The gateway goes by one id, the backend may go by another that stands in the same request: in
+ * another place, behind it, or in a header that this protocol version has not. None of them may be
+ * somebody else's.
+ */
+static int names_foreign_session(request_rec *r, const mcp_proxy_request_t *q)
+{
+    const char *header = apr_table_get(r->headers_in, "Mcp-Session-Id");
+    const char *query = r->args, *id;
+
+    if (header && *header && header != q->session && is_foreign(r, q->scope, header)) {
+        return 1;
+    }
+    while ((id = next_in_query(r->pool, &query)) != NULL) {
+        if ((!q->session || strcmp(id, q->session)) && is_foreign(r, q->scope, id)) {
+            return 1;
+        }
+    }
+    return names_foreign_path(r, q, r->parsed_uri.path) || names_foreign_path(r, q, r->uri);
+}
+
 apr_status_t mcp_proxy_look_up(request_rec *r, mcp_proxy_request_t *q, const char *scope)
 {
     apr_status_t rv;
 
     q->scope = scope;
+    if (names_foreign_session(r, q)) {
+        return APR_EACCES;
+    }
     if (!q->session) {
         return APR_NOTFOUND;
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The backend's response becomes the client's: head, bytes, end. The bytes of a body are the
- * backend's bytes; the one exception is the data of the endpoint event that HTTP+SSE opens with.
+ * backend's bytes; the one exception here is the data of the endpoint event that HTTP+SSE opens
+ * with (heartbeats between events are mcp_proxy_exchange.c's).
  */
 #include "mcp_proxy_exchange.h"
 
@@ -109,7 +110,13 @@ static void become_stream(mcp_exchange_t *x)
         || (request->rpc && request->rpc->method
             && strcmp(request->rpc->method, "subscriptions/listen") == 0);
     x->counted = 1;
-    mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, 1);
+    /* Many may have come while there was room for one: the count decides, not the first look. */
+    if (mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, 1)
+            > mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS) && r->method_number == M_GET) {
+        x->is_one_too_many = 1;
+        x->state = MCP_X_END;
+        return;
+    }
     mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS_TOTAL, 1);
     /* A filter that compresses would hold events back. */
     apr_table_setn(r->subprocess_env, "no-gzip", "1");
@@ -130,10 +137,10 @@ void mcp_answer_head(mcp_exchange_t *x)
     follow_session(x);
     copy_fields(x);
     x->last_in = x->last_out = mcp_clock_now();
+    x->state = MCP_X_BODY;
     if (is_event_stream(r->content_type)) {
         become_stream(x);
     }
-    x->state = MCP_X_BODY;
 }
 
 /* ---- the endpoint event ---- */
@@ -207,8 +214,7 @@ static void learn_endpoint(mcp_exchange_t *x, const char *path, const char *quer
     int is_guess = 0;
     const char *id = mcp_proxy_endpoint_id(x->r->pool, path, query, &is_guess);
 
-    /* A segment that looks like a word is a path and no id: everybody has the same one. */
-    if (!id || (is_guess && (strlen(id) < 8 || !strpbrk(id, "0123456789")))) {
+    if (!id || (is_guess && !mcp_proxy_may_be_id(id))) {
         return;
     }
     mcp_proxy_learn(x->r, x->q, id, x->target.worker);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Connections to backends, and those that are idle. The lock guards the lists and is never held
- * over I/O but one peek. Plain connections are malloc'ed; one with TLS has a pool of its own, with
+ * over I/O. Plain connections are malloc'ed; one with TLS has a pool of its own, with
  * its own allocator, so that it can change threads.
  */
 #include "mcp_proxy.h"
@@ -50,7 +50,7 @@ static struct {
     apr_thread_mutex_t *lock;
     mcp_backend_t *idle[IDLE_LISTS];
     int count[IDLE_LISTS];
-    int handshakes[IDLE_LISTS]; /* under way, by member */
+    int handshakes[IDLE_LISTS]; /* under way, by list, which is nearly by member */
     int most_handshakes;
 } env;
 

@@ -22,13 +22,16 @@
 #define WRITE_MOST (32 * 1024)
 #define GRACE apr_time_from_msec(5)
 #define HANDSHAKE_RETRY apr_time_from_msec(20)
+#define DRAIN_RETRY apr_time_from_msec(100)
 #define SESSION_HOLD apr_time_from_sec(90)
 #define SESSION_RENEW apr_time_from_sec(30)
 /* Reads in a row for one exchange. */
 #define MOST_ROUNDS 16
 /* A response, with the interim ones before it. */
 #define MOST_HEADS 20
-#define REST_AFTER apr_time_from_msec(50)
+#define REST_AFTER apr_time_from_msec(10)
+#define REST_MOST apr_time_from_msec(250)
+#define REST_BUSY 16
 #define HEARTBEAT ":\n\n"
 
 /* Workers that wait for a fast answer right now; no more than half of them may. */
@@ -101,6 +104,11 @@ static apr_time_t earlier(apr_time_t a, apr_time_t b)
     return a < b ? a : b;
 }
 
+static apr_time_t later(apr_time_t a, apr_time_t b)
+{
+    return a > b ? a : b;
+}
+
 /* When something has to be looked at, should nothing happen before. */
 static apr_time_t deadline(const mcp_exchange_t *x)
 {
@@ -129,7 +137,8 @@ static apr_time_t deadline(const mcp_exchange_t *x)
         when = earlier(when, x->last_out + heartbeat);
     }
     if (x->drain_at) {
-        when = earlier(when, x->drain_at);
+        /* In the middle of an event when its time came: look again soon, and not at once. */
+        when = earlier(when, later(x->drain_at, mcp_clock_now() + DRAIN_RETRY));
     }
     if (x->is_standing && x->q->looked_up) {
         when = earlier(when, x->session_held + SESSION_RENEW);
@@ -265,7 +274,7 @@ static void look_at_clock(mcp_exchange_t *x)
 static void drop_backend(mcp_exchange_t *x)
 {
     if (x->watch.active) {
-        mcp_watch_stop(mcp_park_loop(x->park), &x->watch);
+        mcp_watch_forget(mcp_park_loop(x->park), &x->watch);
     }
     if (x->backend) {
         mcp_backend_close(x->backend);
@@ -371,7 +380,9 @@ static mcp_exchange_wait_e step_send(mcp_exchange_t *x)
             /* It may have answered before it closed, without reading all: see what there is. */
             ap_log_rerror(APLOG_MARK, APLOG_DEBUG, rv, x->r, "sending to %s stopped",
                           x->target.worker->s->name_ex);
-            break;
+            x->send_failed = 1;
+            x->state = MCP_X_HEAD;
+            return MCP_X_READ;
         }
         x->was_sent = 1;
         take_sent(x, sent);
@@ -451,13 +462,27 @@ static apr_status_t receive(mcp_exchange_t *x, char *buf, apr_size_t size, apr_s
     return rv;
 }
 
+/*
+ * What came while the request was being sent was no whole head: an interim one, a part, a TLS record
+ * without data. The backend may well wait for the rest of the request.
+ */
+static mcp_exchange_wait_e go_on_sending(mcp_exchange_t *x)
+{
+    if (x->state != MCP_X_HEAD || x->send_failed
+        || (!is_unsent(x) && !mcp_backend_has_unsent(x->backend))) {
+        return x->state == MCP_X_HEAD ? MCP_X_READ : MCP_X_WORKER;
+    }
+    x->state = MCP_X_SEND;
+    return MCP_X_WRITE;
+}
+
 static mcp_exchange_wait_e step_head(mcp_exchange_t *x, char *buf, apr_size_t size)
 {
     apr_size_t len;
     apr_status_t rv = receive(x, buf, size, &len);
 
     if (APR_STATUS_IS_EAGAIN(rv)) {
-        return MCP_X_READ;
+        return go_on_sending(x);
     }
     if (rv != APR_SUCCESS) {
         ap_log_rerror(APLOG_MARK, APLOG_ERR, rv, x->r, MCP_LOGNO(2045)
@@ -468,7 +493,8 @@ static mcp_exchange_wait_e step_head(mcp_exchange_t *x, char *buf, apr_size_t si
     }
     x->bytes_in += (apr_off_t)len;
     keep_raw(x, buf, len);
-    return parse_head(x);
+    parse_head(x);
+    return go_on_sending(x);
 }
 
 static void body_ended(mcp_exchange_t *x, apr_status_t rv)
@@ -676,12 +702,21 @@ static void go_to_worker(mcp_exchange_t *x)
 
 static void on_rest(mcp_timer_t *timer)
 {
-    go_to_worker(timer->baton);
+    mcp_exchange_t *x = timer->baton;
+    mcp_loop_t *loop = mcp_park_loop(x->park);
+    apr_time_t now = mcp_loop_now(loop);
+
+    if (mcp_loop_load(loop) >= REST_BUSY && now < x->gone_at + REST_MOST) {
+        mcp_timer_start(loop, timer, now + REST_AFTER);
+        return;
+    }
+    go_to_worker(x);
 }
 
 /*
  * The backend is told at once, and not when a worker is free: for MCP this is the cancellation. The
- * rest waits a moment, since clients that leave together would otherwise wait for each other's logs.
+ * rest waits until the loop has nothing better to do, since clients that leave together would
+ * otherwise wait for each other's logs.
  */
 static void client_is_gone(mcp_park_t *park, void *baton)
 {
@@ -692,8 +727,9 @@ static void client_is_gone(mcp_park_t *park, void *baton)
     x->state = MCP_X_END;
     drop_backend(x);
     stop_waiting(x);
+    x->gone_at = mcp_loop_now(loop);
     x->timer.fn = on_rest;
-    mcp_timer_start(loop, &x->timer, mcp_loop_now(loop) + REST_AFTER);
+    mcp_timer_start(loop, &x->timer, x->gone_at + REST_AFTER);
 }
 
 static void on_client_writable(mcp_park_t *park, void *baton);

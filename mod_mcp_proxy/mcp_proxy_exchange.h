@@ -9,9 +9,9 @@
 #include "mcp_sse.h"
 
 /*
- * One request to a backend and its response. A state machine that never blocks (but for a TLS
- * handshake, on a worker): it runs on the worker while things go fast and on the loop while they do
- * not. Lives in r->pool.
+ * One request to a backend and its response. A state machine that never blocks on the loop: it runs
+ * on the worker while things go fast and on the loop while they do not. On a worker a TLS handshake
+ * blocks, and so do writes of a request that keeps its thread. Lives in r->pool.
  */
 
 typedef enum {
@@ -41,6 +41,8 @@ typedef struct mcp_exchange_t {
     apr_size_t request_bytes;
     int was_sent;              /* a byte of the request may have reached the backend */
 
+    int send_failed;           /* ... and no more of it can */
+
     char *raw;                 /* bytes of the response that were read too early, from the pool */
     apr_size_t raw_len, raw_room;
     mcp_http_head_t head;
@@ -65,13 +67,14 @@ typedef struct mcp_exchange_t {
     mcp_sse_t sse;
     apr_bucket_brigade *bb;
 
+    int is_one_too_many;       /* a stream over MCPProxyMaxStreams */
     int failed;                /* HTTP status of a failure before the head went out; 0: none */
     int timed_out;
     int broken;                /* the body ended before it was whole */
     int client_gone;
     int draining;
     int unacknowledged;        /* bytes that the client had not taken when it blocked */
-    apr_time_t started, last_in, last_out, blocked_since, drain_at, session_held;
+    apr_time_t started, gone_at, last_in, last_out, blocked_since, drain_at, session_held;
     mcp_watch_t watch;
     mcp_timer_t timer;
 } mcp_exchange_t;
@@ -96,12 +99,16 @@ void mcp_exchange_fail(mcp_exchange_t *x, int status);
 
 /* mcp_proxy_answer.c */
 
-/** The response head is in x->head: make it the client's. Sets x->failed where it cannot be. */
+/**
+ * The response head is in x->head: note what it says of a session, make it the client's. On a
+ * worker. Ends the exchange, with x->is_one_too_many, where it opens a stream over the limit.
+ */
 void mcp_answer_head(mcp_exchange_t *x);
 
 /**
  * Pass body bytes on. On a worker or the loop.
- * @return APR_SUCCESS: all of it taken or kept; else the client is gone, or x->failed is set
+ * @return APR_SUCCESS: all of it is in x->bb or held back; else it is not to be passed on, and
+ *         x->failed is set, or x->broken if the head has gone out
  */
 apr_status_t mcp_answer_data(mcp_exchange_t *x, const char *buf, apr_size_t len);
 
@@ -110,7 +117,10 @@ void mcp_answer_end(mcp_exchange_t *x);
 
 /* mcp_proxy_handler.c */
 
-/** An exchange is over: finish it, or start again with another member. On a worker. */
+/**
+ * An exchange is over: finish it, or start again with another member. On a worker, as the last act.
+ * @return what a handler returns, SUSPENDED too
+ */
 int mcp_exchange_finish(mcp_exchange_t *x);
 
 #endif

@@ -83,7 +83,8 @@ static int start(mcp_exchange_t *x)
     int is_ssl = strncasecmp(url, "https:", 6) == 0;
     int status;
 
-    x->failed = x->timed_out = x->was_sent = x->heads = 0;
+    x->failed = x->timed_out = x->was_sent = x->send_failed = x->heads = 0;
+    x->raw_len = 0;
     x->started = mcp_clock_now();
     x->target.resolved = mcp_backend_conn_rec(r->pool, worker, is_ssl);
     status = ap_proxy_determine_connection(r->pool, r, x->conf, worker, x->target.resolved, uri,
@@ -354,6 +355,12 @@ int mcp_exchange_finish(mcp_exchange_t *x)
     }
     if (was_stream && (x->broken || x->failed)) {
         mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAM_ERRORS, 1);
+    }
+    if (x->is_one_too_many) {
+        if (x->left) {
+            post_request(x, OK);
+        }
+        return refuse_full(x->r);
     }
     if (x->client_gone) {
         x->r->connection->aborted = 1;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A child adds to the sum and to its own row; when it is gone the parent takes the row's part off
+ * A child adds to its own row and to the sum; when it is gone the parent takes the row's part off
  * again. Both are plain atomic additions: a child killed between the two leaves the sum off by one
- * request at the most.
+ * for each of its threads that was there.
  */
 #include "mcp_proxy_shared.h"
 
@@ -106,12 +106,13 @@ int mcp_shared_load(const mcp_shared_t *shared, int member)
     return load > 0 ? load : 0;
 }
 
-void mcp_shared_add(mcp_shared_t *shared, int row, mcp_shared_value_e value, apr_int64_t delta)
+apr_int64_t mcp_shared_add(mcp_shared_t *shared, int row, mcp_shared_value_e value,
+                           apr_int64_t delta)
 {
     if (row >= 0) {
         __atomic_fetch_add(&shared->rows[row].values[value], delta, __ATOMIC_RELAXED);
     }
-    __atomic_fetch_add(&shared->values[value], delta, __ATOMIC_RELAXED);
+    return __atomic_add_fetch(&shared->values[value], delta, __ATOMIC_RELAXED);
 }
 
 apr_int64_t mcp_shared_get(const mcp_shared_t *shared, mcp_shared_value_e value)

@@ -31,20 +31,28 @@ apr_size_t mcp_shared_size(void);
 /** @a mem is zeroed, shared, and lives longer than all users. */
 mcp_shared_t *mcp_shared_init(void *mem);
 
-/** A row for this child; -1 if there is none. */
+/** A row for this child, from child_init; -1 if there is none. */
 int mcp_shared_claim(mcp_shared_t *shared, pid_t pid);
 
-/** A child is gone: keep what it counted, drop what it held. */
+/** In the parent, once a child is gone: keep what it counted, drop what it held. */
 void mcp_shared_bury(mcp_shared_t *shared, pid_t pid);
 
 /** The slot of a member, made if it is new; -1 if there is no room. */
 int mcp_shared_member(mcp_shared_t *shared, apr_uint64_t hash);
 
-/** Add to what is in flight at a member: event streams and requests. */
+/**
+ * Add to what is in flight at a member: event streams and requests. Any thread. Without a row or a
+ * member (-1) nothing is counted.
+ */
 void mcp_shared_load_add(mcp_shared_t *shared, int row, int member, int delta);
 int mcp_shared_load(const mcp_shared_t *shared, int member);
 
-void mcp_shared_add(mcp_shared_t *shared, int row, mcp_shared_value_e value, apr_int64_t delta);
+/**
+ * Add to a value. Any thread. Without a row (-1) only the sum counts it, and a gauge is not taken
+ * back. @return the sum over all children afterwards
+ */
+apr_int64_t mcp_shared_add(mcp_shared_t *shared, int row, mcp_shared_value_e value,
+                           apr_int64_t delta);
 apr_int64_t mcp_shared_get(const mcp_shared_t *shared, mcp_shared_value_e value);
 
 #endif

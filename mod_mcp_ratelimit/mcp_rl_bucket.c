@@ -10,9 +10,12 @@
 /* A product of two of our 64-bit numbers does not fit into one. */
 __extension__ typedef __int128 wide_t;
 
+/* Some 30 years: as good as never, and far from where sums of times would overflow. */
+#define LONGEST APR_INT64_C(1000000000000000)
+
 static apr_int64_t saturate(wide_t v)
 {
-    return v > APR_INT64_MAX ? APR_INT64_MAX : (apr_int64_t)v;
+    return v > LONGEST ? LONGEST : (apr_int64_t)v;
 }
 
 /* The time in which @a micro come, rounded up, and a millionth more for rounding elsewhere. */

@@ -215,6 +215,24 @@ static int is_json_type(const request_rec *r)
         && (!type[16] || strchr("; \t", type[16]));
 }
 
+/* Whether somebody else could read another message, or another number of messages, out of it. */
+static int is_encoded(request_rec *r)
+{
+    const char *type = apr_table_get(r->headers_in, "Content-Type");
+    const char *charset = type ? ap_strcasestr(type, "charset=") : NULL;
+
+    return apr_table_get(r->headers_in, "Content-Encoding")
+        || (charset && !ap_strcasestr(charset, "utf-8"));
+}
+
+/* What is JSON but no message, as the registration of an OAuth client, is none of our business. */
+static int is_message(request_rec *r)
+{
+    const mcp_rpc_t *rpc = mcp_request_rpc(r);
+
+    return rpc->kind != MCP_RPC_INVALID || rpc->method;
+}
+
 /* Read the message, where a limit depends on it. */
 static int read_message(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t **rpc)
 {
@@ -233,7 +251,7 @@ static int read_message(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t
     if (!mcp_request_get(r)->length && !decides_on_tools) {
         return OK;
     }
-    if (decides_on_tools || decides_on_method || apr_table_get(r->headers_in, "Content-Encoding")) {
+    if (decides_on_tools || is_encoded(r) || (decides_on_method && is_message(r))) {
         status = mcp_request_decidable(r);
     }
     *rpc = mcp_request_rpc(r);

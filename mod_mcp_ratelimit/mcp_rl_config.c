@@ -273,6 +273,6 @@ const command_rec mcp_rl_commands[] = {
                       "window per address: N/PERIOD [block=D], or none"),
     AP_INIT_TAKE_ARGV("MCPRateLimitTool", add_tool, NULL, ANYWHERE,
                       "token bucket for tools/call of some tools: PATTERN N/PERIOD [burst=B]"),
-    { NULL }
+    { .name = NULL }
 };
 #undef MCP_DIRECTIVE

@@ -128,7 +128,7 @@ static void push_release_locked(mcp_rl_keeper_t *keeper, mcp_rl_row_t *row)
 static void free_or_keep(mcp_rl_keeper_t *keeper, const work_t *work, int is_done)
 {
     /* A lease that would have ended by itself needs no telling. */
-    if (work->row->deadline + keeper->store->timeout < mcp_clock_now()) {
+    if (work->row->deadline < mcp_clock_now() - keeper->store->timeout) {
         is_done = 1;
     }
     if (!is_done

@@ -27,7 +27,7 @@
     "end\n" \
     "local function span(micro, n, period)\n" \
     "  if micro <= 0 then return 0 end\n" \
-    "  return math.ceil((micro + 1) * (period / 1000000) / n) + 1\n" \
+    "  return math.min(1e15, math.ceil((micro + 1) * (period / 1000000) / n) + 1)\n" \
     "end\n" \
     /* Tokens that are lent count as if they were still in the bucket: it is filled up to the rest. */ \
     "local function bucket(key, cost, n, period, cap, want, settle)\n" \

@@ -212,7 +212,7 @@ def report(results):
             added = statistics.median(mine[1] - theirs[1] for mine, theirs
                                       in zip(results[name], results[other]))
             most, best = MOST_LATENCY[name]
-            line += "  +%.0f us, must +%d (+%d)%s" % (added, most, best,
+            line += "  %+.0f us, must +%d (+%d)%s" % (added, most, best,
                                                      "" if added <= most else "  MISSED")
             missed += added > most
         print(line)

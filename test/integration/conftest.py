@@ -50,7 +50,9 @@ class Stage:
             except AssertionError as error:
                 problems.append(str(error))
         for backend in self.backends:
-            problems += ["a backend's script failed: %r" % e for e in getattr(backend, "errors", ())]
+            problems += [
+                "a backend's script failed: %r" % e for e in getattr(backend, "errors", ())
+            ]
         assert not problems, "\n".join(problems)
 
     def close(self, keep_files):

@@ -121,6 +121,14 @@ def test_bodies_that_are_not_json_pass(gateway, backend):
     assert made.backends[0].peers[-1].requests[-1].body == b"grant_type=x"
 
 
+@pytest.mark.parametrize("body, status", [
+    (b'{"client_name":"x","redirect_uris":[]}', 200), (b'{"method":"subscriptions/listen"}', 400),
+    (b'{"jsonrpc":"2.0","id":1,"method":"a","method":"subscriptions/listen"}', 400)])
+def test_where_streams_are_limited_json_that_is_no_message_passes(gateway, backend, body, status):
+    made = gateway(backend(serve), **limited("shm", "MCPRateLimitStreams 1", mcp=False))
+    assert post(made, body).status == status
+
+
 def test_a_compressed_message_is_not_counted_as_one(gateway, backend):
     made = gateway(backend(serve), **limited("shm", ONE))
     assert post(made, headers=[("Content-Encoding", "gzip")]).status == 415

@@ -219,11 +219,11 @@ def test_live_streams_never_exceed_the_limit(gateway, backend, redis, count, cha
                       timeout="200ms" if chaos else "5s")
     upstream = backend(serve)
     gateways = [gateway(upstream, **options) for _ in range(count)]
-    for one in gateways:
+    for number, one in enumerate(gateways):
         one.expect_log(STORE_DOWN, optional=True)
         one.expect_log(STORE_UP, optional=True)
         one.expect_log("AH00484", optional=True)  # all of its few threads were stopped
-        try_stream(one, user="warm").close()
+        try_stream(one, user="warm%d" % number).close()
     streams = Streams()
     trouble = Chaos(gateways, server, seed=count)
     until = time.monotonic() + SECONDS + (3 if chaos else 0)

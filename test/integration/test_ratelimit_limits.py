@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """mod_mcp_ratelimit: each limit by itself and several at once, the same with either store."""
 import base64
+import json
 import time
 
 import pytest
@@ -22,6 +23,14 @@ def statuses(gateway, count, *arguments, **options):
 def test_a_bucket_admits_its_burst_and_no_more(gateway, backend, store, mcp):
     made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 5/10h burst=3", mcp=mcp))
     assert statuses(made, 5) == [200, 200, 200, 429, 429]
+
+
+def test_the_slowest_and_the_largest_limits_work(gateway, backend, store):
+    made = gateway(backend(serve), **limited(
+        store, "MCPRateLimitMessages 1/366d burst=1000000000", "MCPRateLimitWindow 1000000000/1ms",
+        "MCPRateLimitTool * 1000000000/366d burst=1"))
+    assert [call_tool(made, "x") for _ in range(3)].count(200) >= 1
+    assert statuses(made, 2) == [200, 200]
 
 
 def test_a_bucket_without_a_burst_holds_n(gateway, backend, store):
@@ -287,3 +296,22 @@ def test_a_full_table_does_not_forget_who_is_refused(gateway, backend):
     for number in range(3000):
         post(made, user="u%d" % number)
     assert post(made).status == 429
+
+
+@pytest.mark.parametrize("threads", [4])
+def test_a_slow_body_is_counted_once_and_answered_with_its_id(gateway, backend, store, mcp,
+                                                              threads):
+    made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 2/10h", mcp=mcp,
+                                             threads=threads))
+    answers = []
+    for number in range(3):
+        with made.connect() as client:
+            body = json.dumps(message(id_="slow%d" % number)).encode()
+            head = [("Content-Type", "application/json"), ("X-User", "alice")]
+            client.send(client.head("POST", "/mcp", head, body))
+            for start in range(0, len(body), 9):
+                time.sleep(0.01)
+                client.send(body[start:start + 9])
+            answers.append(client.response().finish())
+    assert [a.status for a in answers] == [200, 200, 429]
+    assert answers[2].json()["id"] == "slow2"

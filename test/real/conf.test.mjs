@@ -35,8 +35,9 @@ describe('configurations', { skip: stock }, () => {
             .replaceAll('/etc/ssl/certs/ca-certificates.crt', certificate.cert)
             .replaceAll('/etc/ssl/private/ssl-cert-snakeoil.key', certificate.key);
         const file = path.join(work, 'httpd.conf');
-        const load = `LoadModule mcp_proxy_module ${moduleFile}`;
-        fs.writeFileSync(file, frame([...loadLines(names), load]) + local);
+        const ours = ['mcp_proxy', 'mcp_ratelimit', 'mcp_cache'].map(name =>
+            `LoadModule ${name}_module ${moduleFile.replaceAll('mcp_proxy', name)}`);
+        fs.writeFileSync(file, frame([...loadLines(names), ...ours]) + local);
         return syntax(file);
     }
 

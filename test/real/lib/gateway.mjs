@@ -6,13 +6,13 @@
 // Environment: HTTPD (the binary), HTTPD_MODULES (its module directory), MCP_PROXY_SO (the module
 // to test), MPM (event, worker, prefork), GATEWAY=stock (mod_proxy_http instead of our module, for
 // comparing: then only tests that need one backend can pass).
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { freePort, stop, until } from './servers.mjs';
+import { freePort, start, stop, until } from './servers.mjs';
 
 const top = fileURLToPath(new URL('../../../', import.meta.url));
 const firstFile = list => list.find(name => name && fs.existsSync(name));
@@ -37,8 +37,8 @@ export function loadLines(names) {
 }
 
 function loadModules(tls, more) {
-    const lines = loadLines([...more, ...basic]
-        .filter(name => tls || !['ssl', 'http2'].includes(name)));
+    const secure = ['ssl', 'http2'];
+    const lines = loadLines([...more, ...basic.filter(name => tls || !secure.includes(name))]);
     if (!stock)
         lines.push(`LoadModule mcp_proxy_module ${moduleFile}`);
     return lines;
@@ -57,7 +57,7 @@ function sizing(mpm) {
 
 function balancer({ name, servers, method }) {
     const members = servers.map(server =>
-        `    BalancerMember "http://127.0.0.1:${server.port}" route=${server.name}`);
+        `    BalancerMember "${server.scheme ?? 'http'}://127.0.0.1:${server.port}" route=${server.name}`);
     return [`<Proxy "balancer://${name}">`, ...members,
         `    ProxySet lbmethod=${method ?? (stock ? 'byrequests' : 'mcp')}`, '</Proxy>'];
 }
@@ -108,7 +108,8 @@ class Gateway {
             `Mutex "file:${this.directory}"`, `DefaultRuntimeDir "${this.directory}"`,
             'LogLevel warn', 'ProxyRequests Off', 'KeepAliveTimeout 30',
             ...(root ? ['User www-data', 'Group www-data'] : []),
-            ...(secure ? ['SSLSessionCache shmcb:ssl(512000)', 'SSLEngine On', `SSLCertificateFile "${secure.cert}"`,
+            ...(secure || more.includes('ssl') ? ['SSLSessionCache shmcb:ssl(512000)'] : []),
+            ...(secure ? ['SSLEngine On', `SSLCertificateFile "${secure.cert}"`,
                 `SSLCertificateKeyFile "${secure.key}"`] : []),
             ...balancers.flatMap(balancer), ...locations.flatMap(location), ...directives, '',
         ].join('\n');
@@ -119,7 +120,7 @@ class Gateway {
         this.conf = path.join(this.directory, 'httpd.conf');
         fs.writeFileSync(this.conf, this.configuration());
         // In a process group of its own: the prefork MPM ends by a signal to its whole group.
-        this.child = spawn(httpd, ['-f', this.conf, '-DFOREGROUND'],
+        this.child = start(httpd, ['-f', this.conf, '-DFOREGROUND'],
             { stdio: ['ignore', 'ignore', 'pipe'], detached: true });
         this.stderr = '';
         this.child.stderr.on('data', (part) => { this.stderr += part; });
