@@ -836,11 +836,12 @@ static apr_status_t stop_threads(void *unused)
 {
     int i;
 
-    mcp_crew_stop(env.crew);
+    /* Loops first: they wake the crew through a descriptor that its end closes. */
     for (i = 0; i < env.count; i++) {
         mcp_loop_stop(env.threads[i].loop);
         pthread_join(env.threads[i].thread, NULL);
     }
+    mcp_crew_stop(env.crew);
     /* The loops stay: connections that this child leaves behind still point to them. */
     env.count = 0;
     return APR_SUCCESS;
@@ -912,14 +913,15 @@ static void drain(void *baton)
 
 static void on_child_stopping(apr_pool_t *p, int graceful)
 {
-    int i;
+    /* A stop may follow a graceful one: what was posted then may still be in the loop's queue. */
+    int i = env.draining ? env.count : 0;
 
     env.draining = 1;
     env.hurried = !graceful;
     if (env.crew) {
         mcp_crew_hurry(env.crew);
     }
-    for (i = 0; i < env.count; i++) {
+    for (; i < env.count; i++) {
         env.threads[i].drain_post.fn = drain;
         env.threads[i].drain_post.baton = &env.threads[i];
         mcp_loop_post(env.threads[i].loop, &env.threads[i].drain_post);
