@@ -57,9 +57,6 @@ apr_status_t mcp_crew_wait(mcp_crew_t *crew, mcp_crew_wait_t *wait, apr_time_t u
 /** Any thread: end the waits that may hurry, those to come included, as if their time were over. */
 void mcp_crew_hurry(mcp_crew_t *crew);
 
-/** Whether a thread of the crew has nothing to do: then another one may dawdle. */
-int mcp_crew_has_idle(const mcp_crew_t *crew);
-
 /** Let every thread finish what it does, and join it. What still waits is never called. */
 void mcp_crew_stop(mcp_crew_t *crew);
 

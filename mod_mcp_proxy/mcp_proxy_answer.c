@@ -89,15 +89,32 @@ static void follow_session(mcp_exchange_t *x)
     int status = x->head.status;
     int is_good = status >= 200 && status < 300;
 
-    if (x->q->session) {
-        if (status == HTTP_NOT_FOUND || (is_good && x->r->method_number == M_DELETE)) {
-            mcp_proxy_forget(x->q);
-        }
+    if (x->q->session && (status == HTTP_NOT_FOUND
+                          || (is_good && x->r->method_number == M_DELETE))) {
+        mcp_proxy_forget(x->q);
         return;
     }
-    if (issued && *issued && is_good && !mcp_request_is_stateless(x->r)) {
+    /* Servers repeat the id with every answer; only one that the client did not send is new. */
+    if (issued && *issued && is_good && !mcp_request_is_stateless(x->r)
+        && (!x->q->session || strcmp(issued, x->q->session) != 0)) {
         mcp_proxy_learn(x->r, x->q, issued, x->target.worker);
     }
+}
+
+static apr_int64_t count_stream(mcp_exchange_t *x)
+{
+    x->counted = 1;
+    return mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, 1);
+}
+
+/*
+ * Many may have been let in while there was room for one. A GET loses nothing when it is refused
+ * now; what a POST has done at its backend is done, and its answer passes.
+ */
+static int is_one_too_many(const mcp_exchange_t *x, apr_int64_t streams)
+{
+    return x->r->method_number == M_GET
+        && streams > mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS);
 }
 
 static void become_stream(mcp_exchange_t *x)
@@ -105,19 +122,20 @@ static void become_stream(mcp_exchange_t *x)
     request_rec *r = x->r;
     const mcp_request_t *request = mcp_request_get(r);
 
+    if (is_one_too_many(x, count_stream(x))) {
+        x->is_full = 1;
+        mcp_exchange_fail(x, HTTP_SERVICE_UNAVAILABLE);
+        return;
+    }
     x->is_stream = 1;
     x->is_standing = r->method_number == M_GET
         || (request->rpc && request->rpc->method
             && strcmp(request->rpc->method, "subscriptions/listen") == 0);
-    x->counted = 1;
-    /* Many may have come while there was room for one: the count decides, not the first look. */
-    if (mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, 1)
-            > mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS) && r->method_number == M_GET) {
-        x->is_one_too_many = 1;
-        x->state = MCP_X_END;
-        return;
-    }
     mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS_TOTAL, 1);
+    /* Comments and a mapped endpoint are not in the backend's count. */
+    if (x->body.kind != MCP_HTTP_BODY_NONE) {
+        apr_table_unset(r->headers_out, "Content-Length");
+    }
     /* A filter that compresses would hold events back. */
     apr_table_setn(r->subprocess_env, "no-gzip", "1");
     apr_table_setn(r->subprocess_env, "no-brotli", "1");
@@ -262,6 +280,15 @@ static void put(mcp_exchange_t *x, const char *buf, apr_size_t len, int lasts)
     }
 }
 
+/* For the log: the path and query of an endpoint hold the session id. */
+static const char *without_path(apr_pool_t *p, const char *url)
+{
+    const char *authority = strstr(url, "//");
+
+    authority = authority ? authority + 2 : url;
+    return apr_pstrmemdup(p, url, (apr_size_t)(authority - url) + strcspn(authority, "/?"));
+}
+
 static apr_status_t put_endpoint(mcp_exchange_t *x, mcp_span_t data)
 {
     const char *url = apr_pstrmemdup(x->r->pool, data.p, data.len);
@@ -271,7 +298,8 @@ static apr_status_t put_endpoint(mcp_exchange_t *x, mcp_span_t data)
     if (!mapped) {
         ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, x->r, MCP_LOGNO(2050)
                       "the endpoint event of %s names a foreign host: %s",
-                      x->target.worker->s->name_ex, ap_escape_logitem(x->r->pool, url));
+                      x->target.worker->s->name_ex,
+                      ap_escape_logitem(x->r->pool, without_path(x->r->pool, url)));
         if (x->head_sent) {
             x->broken = 1;
         }

@@ -24,6 +24,7 @@
 
 #define IDLE_LISTS 64
 #define IDLE_PER_LIST 256
+#define SWEEP_EVERY apr_time_from_sec(1)
 #define IDLE_DEFAULT apr_time_from_sec(55)
 #define TLS_WRITE (16 * 1024)
 /* Records without data that are read in a row. */
@@ -50,7 +51,8 @@ static struct {
     apr_thread_mutex_t *lock;
     mcp_backend_t *idle[IDLE_LISTS];
     int count[IDLE_LISTS];
-    int handshakes[IDLE_LISTS]; /* under way, by list, which is nearly by member */
+    apr_time_t swept[IDLE_LISTS]; /* looked through to the end */
+    int handshakes[IDLE_LISTS]; /* under way, by member */
     int most_handshakes;
 } env;
 
@@ -105,19 +107,27 @@ static int is_quiet(const mcp_backend_t *b)
         && (errno == EAGAIN || errno == EWOULDBLOCK);
 }
 
-/* The first one in the list for this target; those whose time is over go to @a spent. */
+/*
+ * The first one in the list for this target; those whose time is over go to @a spent. The oldest are
+ * at the end, which a busy member would never reach: it is looked for them once in a while.
+ */
 static mcp_backend_t *take_idle(const mcp_target_t *target, mcp_backend_t **spent)
 {
     unsigned list = list_of(target->worker);
     apr_time_t now = mcp_clock_now();
     mcp_backend_t **link, *found = NULL, *b;
+    int is_sweep;
 
     apr_thread_mutex_lock(env.lock);
+    is_sweep = now - env.swept[list] >= SWEEP_EVERY;
+    if (is_sweep) {
+        env.swept[list] = now;
+    }
     link = &env.idle[list];
-    while (!found && (b = *link)) {
+    while ((is_sweep || !found) && (b = *link)) {
         int is_spent = b->idle_until <= now;
 
-        if (!is_spent && !is_for(b, target)) {
+        if (!is_spent && (found || !is_for(b, target))) {
             link = &b->next;
             continue;
         }

@@ -51,6 +51,15 @@ static int check_alias(const struct proxy_alias *alias, apr_pool_t *p, server_re
     return balancer ? check_balancer(balancer, s) : OK;
 }
 
+/* Whether a Location covers a path: whole segments, as httpd does it. */
+static int covers(const char *location, const char *path)
+{
+    apr_size_t len = strlen(location);
+
+    return strncmp(location, path, len) == 0
+        && (!path[len] || path[len] == '/' || (len && location[len - 1] == '/'));
+}
+
 /* The section that a ProxyPass of the server falls into. */
 static const ap_conf_vector_t *section_of(const core_server_config *core, const char *path)
 {
@@ -61,7 +70,7 @@ static const ap_conf_vector_t *section_of(const core_server_config *core, const 
         ap_conf_vector_t *section = APR_ARRAY_IDX(core->sec_url, i, ap_conf_vector_t *);
         const core_dir_config *dir = ap_get_core_module_config(section);
 
-        if (dir && dir->d && !dir->r && strncmp(dir->d, path, strlen(dir->d)) == 0
+        if (dir && dir->d && !dir->r && covers(dir->d, path)
             && mcp_proxy_conf_is_set(section, MCP_PROXY_ENABLED)) {
             found = section;
         }

@@ -22,7 +22,6 @@
 #define WRITE_MOST (32 * 1024)
 #define GRACE apr_time_from_msec(5)
 #define HANDSHAKE_RETRY apr_time_from_msec(20)
-#define DRAIN_RETRY apr_time_from_msec(100)
 #define SESSION_HOLD apr_time_from_sec(90)
 #define SESSION_RENEW apr_time_from_sec(30)
 /* Reads in a row for one exchange. */
@@ -104,13 +103,23 @@ static apr_time_t earlier(apr_time_t a, apr_time_t b)
     return a < b ? a : b;
 }
 
-static apr_time_t later(apr_time_t a, apr_time_t b)
+/* When a child that is to go ends this, should the exchange not have ended before. */
+static apr_time_t drain_time(const mcp_exchange_t *x)
 {
-    return a > b ? a : b;
+    return may_write_between(x) ? x->drain_at : x->drain_until;
 }
+
+static apr_time_t deadline_of_state(const mcp_exchange_t *x);
 
 /* When something has to be looked at, should nothing happen before. */
 static apr_time_t deadline(const mcp_exchange_t *x)
+{
+    apr_time_t when = deadline_of_state(x);
+
+    return x->drain_at ? earlier(when, drain_time(x)) : when;
+}
+
+static apr_time_t deadline_of_state(const mcp_exchange_t *x)
 {
     apr_interval_time_t heartbeat;
     apr_time_t when;
@@ -135,10 +144,6 @@ static apr_time_t deadline(const mcp_exchange_t *x)
     heartbeat = x->is_stream ? conf(x, MCP_PROXY_HEARTBEAT) : 0;
     if (heartbeat) {
         when = earlier(when, x->last_out + heartbeat);
-    }
-    if (x->drain_at) {
-        /* In the middle of an event when its time came: look again soon, and not at once. */
-        when = earlier(when, later(x->drain_at, mcp_clock_now() + DRAIN_RETRY));
     }
     if (x->is_standing && x->q->looked_up) {
         when = earlier(when, x->session_held + SESSION_RENEW);
@@ -210,11 +215,34 @@ static void hold_session(mcp_exchange_t *x, apr_time_t now)
     }
 }
 
+/*
+ * This child has waited long enough: a standing stream ends between two events, or breaks off where
+ * that did not come in time; a request that has no answer yet is told so.
+ */
+static int has_drained(mcp_exchange_t *x, apr_time_t now)
+{
+    if (!x->drain_at || now < drain_time(x)) {
+        return 0;
+    }
+    x->draining = 1;
+    if (!x->head_sent) {
+        mcp_exchange_fail(x, HTTP_SERVICE_UNAVAILABLE);
+    }
+    else {
+        x->broken = !may_write_between(x) || !x->is_standing;
+        x->state = MCP_X_END;
+    }
+    return 1;
+}
+
 /* The deadline has come, or maybe another one meanwhile: see which. */
 static void look_at_clock(mcp_exchange_t *x)
 {
     apr_time_t now = mcp_clock_now();
 
+    if (has_drained(x, now)) {
+        return;
+    }
     switch (x->state) {
     case MCP_X_CONNECT:
     case MCP_X_HANDSHAKE:
@@ -252,11 +280,6 @@ static void look_at_clock(mcp_exchange_t *x)
     }
     if (now >= x->last_in + stream_timeout(x)) {
         time_out(x, HTTP_GATEWAY_TIME_OUT, silence_name(x, x->is_stream));
-        return;
-    }
-    if (x->drain_at && now >= x->drain_at && may_write_between(x)) {
-        x->draining = 1;
-        x->state = MCP_X_END;
         return;
     }
     if (x->is_standing && now >= x->session_held + SESSION_RENEW) {
@@ -839,16 +862,28 @@ static void on_timer(mcp_timer_t *timer)
     }
 }
 
-/* This child is to go: standing streams end spread over the drain time, at an event's end. */
+/*
+ * This child is to go: standing streams, and requests for one, end spread over the drain time, at an
+ * event's end; whatever else is in flight may take as long as a response may.
+ */
 static void on_drain(mcp_park_t *park, void *baton)
 {
     mcp_exchange_t *x = baton;
     apr_interval_time_t spread = mcp_proxy_server_conf(MCP_PROXY_DRAIN_TIMEOUT);
+    apr_time_t now = mcp_clock_now();
 
-    if (x->is_standing && !x->drain_at) {
-        x->drain_at = mcp_clock_now() + (apr_time_t)((double)spread * (rand() / (RAND_MAX + 1.0)));
-        mcp_timer_start(mcp_park_loop(park), &x->timer, x->drain_at);
+    /* Only what turns out to be a standing stream has less time than it was given at first. */
+    if (x->drain_at && (!x->is_standing || x->drain_until <= now + spread)) {
+        return;
     }
+    if (x->is_standing || (!x->head_sent && x->expects_stream)) {
+        x->drain_at = now + (apr_time_t)((double)spread * (rand() / (RAND_MAX + 1.0)));
+        x->drain_until = now + spread;
+    }
+    else {
+        x->drain_at = x->drain_until = now + conf(x, MCP_PROXY_RESPONSE_TIMEOUT);
+    }
+    mcp_timer_start(mcp_park_loop(park), &x->timer, deadline(x));
 }
 
 static void start_on_loop(mcp_park_t *park, void *baton)
@@ -862,8 +897,8 @@ static void start_on_loop(mcp_park_t *park, void *baton)
     mcp_park_on_client_gone(park, client_is_gone, x);
     if (x->is_standing) {
         hold_session(x, mcp_clock_now());
-        mcp_park_on_drain(park, on_drain, x);
     }
+    mcp_park_on_drain(park, on_drain, x);
     /* Last: what is called here may give the request to a worker. */
     if (x->state == MCP_X_HANDSHAKE) {
         wait_for(x, MCP_X_LATER);

@@ -67,14 +67,15 @@ typedef struct mcp_exchange_t {
     mcp_sse_t sse;
     apr_bucket_brigade *bb;
 
-    int is_one_too_many;       /* a stream over MCPProxyMaxStreams */
     int failed;                /* HTTP status of a failure before the head went out; 0: none */
     int timed_out;
     int broken;                /* the body ended before it was whole */
     int client_gone;
-    int draining;
+    int is_full;               /* refused: there are as many streams as there may be */
+    int draining;              /* ended because this child is to go */
     int unacknowledged;        /* bytes that the client had not taken when it blocked */
-    apr_time_t started, gone_at, last_in, last_out, blocked_since, drain_at, session_held;
+    apr_time_t started, gone_at, last_in, last_out, blocked_since, session_held;
+    apr_time_t drain_at, drain_until; /* the child goes: at an event's end, at any rate; 0: stays */
     mcp_watch_t watch;
     mcp_timer_t timer;
 } mcp_exchange_t;
@@ -99,7 +100,10 @@ void mcp_exchange_fail(mcp_exchange_t *x, int status);
 
 /* mcp_proxy_answer.c */
 
-/** The response head is in x->head: note what it says of a session, make it the client's. */
+/**
+ * The response head is in x->head: note what it says of a session, make it the client's. On a
+ * worker. Ends the exchange, with x->is_full, where it opens a stream over the limit.
+ */
 void mcp_answer_head(mcp_exchange_t *x);
 
 /**

@@ -16,6 +16,7 @@
 
 #define PORT_TEXT 32
 #define RETRY_AFTER_FULL "5"
+#define RETRY_AFTER_RESTART "1"
 
 static int accepts_streams(request_rec *r)
 {
@@ -72,6 +73,41 @@ static void count_out(mcp_exchange_t *x)
     }
 }
 
+static apr_sockaddr_t *copy_addresses(apr_pool_t *p, const apr_sockaddr_t *from)
+{
+    apr_sockaddr_t *first = NULL, **link = &first;
+
+    for (; from; from = from->next) {
+        *link = apr_pmemdup(p, from, sizeof(*from));
+        (*link)->next = NULL;
+        link = &(*link)->next;
+    }
+    return first;
+}
+
+/*
+ * Ask mod_proxy where to connect to. It counts who uses a member's address until the asker's pool is
+ * cleared; a request may end later than the member itself when a child stops, so it keeps a copy.
+ */
+static int resolve(mcp_exchange_t *x, apr_uri_t *uri, char **url, char *port)
+{
+    proxy_conn_rec *conn = x->target.resolved;
+    apr_pool_t *asking;
+    int status;
+
+    apr_pool_create(&asking, x->r->pool);
+    conn->pool = asking;
+    status = ap_proxy_determine_connection(x->r->pool, x->r, x->conf, x->target.worker, conn, uri,
+                                           url, NULL, 0, port, PORT_TEXT);
+    x->target.address = copy_addresses(x->r->pool, conn->addr);
+    conn->pool = x->r->pool;
+    conn->addr = NULL;
+    conn->address = NULL;
+    conn->hostname = conn->uds_path = NULL;
+    apr_pool_destroy(asking);
+    return status;
+}
+
 /* Towards x->target.worker, from x->url: an idle connection, or the start of a new one. */
 static int start(mcp_exchange_t *x)
 {
@@ -87,8 +123,7 @@ static int start(mcp_exchange_t *x)
     x->raw_len = 0;
     x->started = mcp_clock_now();
     x->target.resolved = mcp_backend_conn_rec(r->pool, worker, is_ssl);
-    status = ap_proxy_determine_connection(r->pool, r, x->conf, worker, x->target.resolved, uri,
-                                           &url, NULL, 0, port, sizeof(port));
+    status = resolve(x, uri, &url, port);
     if (status == OK) {
         status = build_request(x, uri, url, port);
     }
@@ -96,7 +131,6 @@ static int start(mcp_exchange_t *x)
         return status;
     }
     apr_table_setn(r->subprocess_env, "MCP_ROUTE", worker->s->route);
-    x->target.address = x->target.resolved->addr;
     x->backend = mcp_backend_reuse(&x->target);
     x->state = x->backend ? MCP_X_SEND : MCP_X_CONNECT;
     count_in(x);
@@ -309,6 +343,23 @@ static int try_another(mcp_exchange_t *x, int status)
     return status;
 }
 
+/* This child goes, or has all the streams that it may have: nobody's fault. */
+static int refuse_late(mcp_exchange_t *x)
+{
+    request_rec *r = x->r;
+
+    if (x->left) {
+        post_request(x, OK);
+    }
+    if (x->is_full) {
+        return refuse_full(r);
+    }
+    apr_table_setn(r->err_headers_out, "Retry-After", RETRY_AFTER_RESTART);
+    mcp_error_set(r, HTTP_SERVICE_UNAVAILABLE, 0, "The gateway is restarting", NULL);
+    r->connection->keepalive = AP_CONN_CLOSE;
+    return mcp_error_send(r, HTTP_SERVICE_UNAVAILABLE);
+}
+
 /* It failed before the client saw anything. */
 static int fail(mcp_exchange_t *x)
 {
@@ -317,6 +368,9 @@ static int fail(mcp_exchange_t *x)
 
     if (x->timed_out) {
         apr_table_setn(r->notes, "proxy_timedout", "1");
+    }
+    if (x->draining || x->is_full) {
+        return refuse_late(x);
     }
     if (status == HTTP_SERVICE_UNAVAILABLE) {
         mark_member(x->target.worker);
@@ -355,12 +409,6 @@ int mcp_exchange_finish(mcp_exchange_t *x)
     }
     if (was_stream && (x->broken || x->failed)) {
         mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAM_ERRORS, 1);
-    }
-    if (x->is_one_too_many) {
-        if (x->left) {
-            post_request(x, OK);
-        }
-        return refuse_full(x->r);
     }
     if (x->client_gone) {
         x->r->connection->aborted = 1;

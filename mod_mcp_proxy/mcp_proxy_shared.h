@@ -47,10 +47,7 @@ int mcp_shared_member(mcp_shared_t *shared, apr_uint64_t hash);
 void mcp_shared_load_add(mcp_shared_t *shared, int row, int member, int delta);
 int mcp_shared_load(const mcp_shared_t *shared, int member);
 
-/**
- * Add to a value. Any thread. Without a row (-1) only the sum counts it, and a gauge is not taken
- * back. @return the sum over all children afterwards
- */
+/** @return the new sum over all children */
 apr_int64_t mcp_shared_add(mcp_shared_t *shared, int row, mcp_shared_value_e value,
                            apr_int64_t delta);
 apr_int64_t mcp_shared_get(const mcp_shared_t *shared, mcp_shared_value_e value);

@@ -18,10 +18,10 @@ AUTH = ["AuthType Basic", 'AuthName "mcp"', "AuthUserFile users", "Require valid
 LEGACY = {"/mcp": "/mcp", "/sse": "/sse", "/message": "/message"}
 
 
-def streaming_until(event, first=b"data: a\n\n", headers=(), chunked=True):
+def streaming(first):
     def script(peer):
         peer.read_request()
-        peer.begin_stream(headers, chunked).chunk(first).wait_gone()
+        peer.begin_stream().chunk(first).wait_gone()
     return script
 
 
@@ -65,6 +65,55 @@ def test_an_interim_response_does_not_stop_the_upload(gateway, backend, interim)
     assert answer.body == b"0"
 
 
+# Streams
+
+@pytest.mark.parametrize("first", [b"data: a\n\n", b"event: endpoint\ndata: /mcp?sessionId=1\n\n"])
+def test_a_stream_that_is_lengthened_does_not_keep_its_length(gateway, backend, event, first):
+    last = b"data: b\n\n"
+    def script(peer):
+        peer.read_request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+                  % len(first + last) + first).wait(event).send(last).wait_gone()
+    gw = gateway(backend(script), routes={"/a-long-prefix/mcp": "/mcp"},
+                 location=["MCPProxyHeartbeat 100ms"])
+    stream = gw.connect().request("GET", "/a-long-prefix/mcp", LISTEN)
+    wait_until(lambda: [stream.poll(), b"\n\n:\n" in stream.body][1], "a comment")
+    event.set()
+    body = stream.finish().body.replace(b":\n\n", b"")
+    assert body == first.replace(b" /mcp", b" /a-long-prefix/mcp") + last
+
+
+@pytest.mark.parametrize("kind", ["between", "inside", "encoded", "waiting"])
+def test_standing_streams_alone_do_not_hold_an_old_child(gateway, backend, kind):
+    def script(peer):
+        peer.read_request()
+        if kind == "waiting":
+            peer.wait_gone()
+        peer.begin_stream([("Content-Encoding", "gzip")] if kind == "encoded" else [])
+        peer.chunk(b"data: a\n" if kind == "inside" else b"data: a\n\n").wait_gone()
+    b = backend(script)
+    gw = gateway(b, server=["MCPProxyDrainTimeout 1s"])
+    client = gw.connect()
+    client.send(client.head("GET", "/mcp", LISTEN))
+    b.wait_requests(1)
+    if kind != "waiting":
+        client.response()
+    old_child_goes(gw)
+
+
+def test_a_stream_that_drains_in_the_middle_of_an_event_costs_no_cpu(gateway, backend):
+    b = backend(streaming(b"data: a\n"))
+    gw = gateway(b, server=["MCPProxyDrainTimeout 4s"])
+    stream = gw.connect().request("GET", "/mcp", LISTEN)
+    wait_until(lambda: [stream.poll(), b"data" in stream.body][1], "the event")
+    old = gw.children()[0]
+    ticks = lambda: sum(map(int, open("/proc/%d/stat" % old).read().rsplit(")", 1)[1].split()[11:13]))
+    before = ticks()
+    gw.graceful()
+    threading.Event().wait(3)
+    assert not os.path.exists("/proc/%d" % old) or ticks() - before < 60
+
+
 # Whose session
 
 def owned(gateway, backend):
@@ -102,3 +151,52 @@ def test_a_foreign_session_is_404_wherever_its_id_stands(gateway, backend, targe
                         json.dumps(rpc("ping", ident=3)).encode())
     assert_rpc_error(answer, 404, 3)
     assert len(b.requests) == seen
+
+
+# Limits
+
+def test_the_limit_of_streams_holds_for_streams_that_begin_at_once(gateway, backend, event):
+    def script(peer):
+        peer.read_request()
+        peer.wait(event).begin_stream().chunk(b"data: a\n\n").wait_gone()
+    b = backend(script)
+    gw = gateway(b, streams=None, server=["MCPProxyMaxStreams 3"])
+    clients = [gw.connect() for _ in range(8)]
+    for client in clients:
+        client.send(client.head("GET", "/mcp", LISTEN))
+    b.wait_requests(8)
+    event.set()
+    answers = [client.response() for client in clients]
+    assert sorted(a.status for a in answers) == [200] * 3 + [503] * 5
+    assert all(a.header("Retry-After") for a in answers if a.status == 503)
+
+
+# Configuration
+
+def test_a_section_counts_for_its_own_paths_only(gateway, backend):
+    gw = gateway(backend(lambda peer: peer.read_request() and peer.answer()), start=False, server=[
+        '<Proxy "balancer://plain">', '  BalancerMember "http://127.0.0.1:9"', "</Proxy>",
+        'ProxyPass "/mcpx" "balancer://plain/"'])
+    status, said = gw.check_config()
+    assert status == 0, said
+
+
+# Idle connections
+
+def test_idle_backend_connections_do_not_outlive_their_time(gateway, backend):
+    def script(peer):
+        while True:
+            peer.read_request()
+            peer.wait(gate).answer()
+    gate = threading.Event()
+    b = backend(script)
+    gw = gateway(b, member="ttl=1")
+    clients = [gw.connect() for _ in range(10)]
+    for client in clients:
+        client.send(client.head("POST", "/mcp", [ACCEPT, JSON], b"{}") + b"{}")
+    b.wait_requests(10)
+    gate.set()
+    for client in clients:
+        client.response().finish()
+    wait_until(lambda: gw.request("POST", "/mcp", [ACCEPT, JSON], b"{}")
+               and sum(p.closed_at is not None for p in b.peers) >= 9, "nine to be closed", 6)

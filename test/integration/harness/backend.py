@@ -109,6 +109,8 @@ class Peer:
                 self.sent += count
                 view = view[count:]
         except (OSError, ssl.SSLError):
+            if not self.backend.is_closed:
+                self.closed_at = self.closed_at or time.monotonic()
             raise Gone() from None
         return self
 
