@@ -4,8 +4,13 @@
  * takes the wait out of its bucket and serves it. Invariants: a wait is in a bucket from before it
  * is armed until a thread has it; whoever sweeps touches only waits that are in a bucket, under the
  * lock, and never frees one but shuts its socket down, which wakes a thread as data would. The lock
- * guards the buckets, the jobs and the flags, and is held for a few instructions, except by
- * mcp_crew_hurry(), once in a child's life.
+ * guards the buckets, the jobs and the flags. It is held for a few instructions, but for a walk
+ * along one bucket each second, and along all in mcp_crew_hurry(), once in a child's life.
+ *
+ * Few threads take turns, since epoll wakes a sleeping one for each descriptor although one that
+ * runs would come by soon: sixteen of them cost a small request half as much CPU again as four. The
+ * others stand by. When nobody is left to take what comes, the foreman looks who is stuck in what
+ * blocks, and lets as many of those who stand by take part.
  */
 #include "mcp_httpd_crew.h"
 
@@ -14,24 +19,42 @@
 #include <apr_thread_proc.h>
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "mcp_clock.h"
 
+#define TURNS_PER_CORE 2
+/* How often the foreman looks, and for how long a thread is busy until it counts as stuck. */
+#define LOOK_EVERY_NS (2 * 1000 * 1000)
+#define STUCK_AFTER apr_time_from_msec(2)
 #define BUCKETS 512u /* of a second each; later ones share, and are looked at once a turn */
+
+typedef struct member_t {
+    mcp_crew_t *crew;
+    apr_thread_t *thread;
+    _Atomic apr_time_t busy_since; /* 0: it waits for something to do */
+} member_t;
 
 struct mcp_crew_t {
     int epoll_fd, wake_fd, sweep_fd;
     atomic_int idle;
     int count;
-    apr_thread_t **threads;
+    member_t *members;
+    int core;                      /* how many take turns when none is stuck */
+    atomic_int turns, most_turns;  /* how many take turns, and how many may */
+    pthread_t foreman;
+    sem_t alarm;
+    atomic_int alarmed;
     pthread_mutex_t lock;
+    pthread_cond_t stand_by;
     mcp_crew_job_t *jobs, **jobs_end;
     mcp_crew_wait_t *buckets[BUCKETS];
     apr_int64_t swept; /* seconds up to this one are done */
@@ -189,16 +212,96 @@ static int take_job(mcp_crew_t *crew)
 
 /* ---- threads ---- */
 
+/* Whether this thread takes turns; it stands by until it does, or until the crew ends. */
+static void wait_for_turn(mcp_crew_t *crew)
+{
+    if (atomic_load(&crew->turns) <= atomic_load(&crew->most_turns)) {
+        return;
+    }
+    pthread_mutex_lock(&crew->lock);
+    if (atomic_load(&crew->turns) > atomic_load(&crew->most_turns)) {
+        atomic_fetch_sub(&crew->turns, 1);
+        while (!crew->stopped && atomic_load(&crew->turns) >= atomic_load(&crew->most_turns)) {
+            pthread_cond_wait(&crew->stand_by, &crew->lock);
+        }
+        atomic_fetch_add(&crew->turns, 1);
+    }
+    pthread_mutex_unlock(&crew->lock);
+}
+
+static int count_stuck(mcp_crew_t *crew)
+{
+    apr_time_t before = mcp_clock_now() - STUCK_AFTER;
+    int i, stuck = 0;
+
+    for (i = 0; i < crew->count; i++) {
+        apr_time_t since = atomic_load_explicit(&crew->members[i].busy_since,
+                                                memory_order_relaxed);
+
+        stuck += since && since < before;
+    }
+    return stuck;
+}
+
+static int is_stopped(mcp_crew_t *crew)
+{
+    int stopped;
+
+    pthread_mutex_lock(&crew->lock);
+    stopped = crew->stopped;
+    pthread_mutex_unlock(&crew->lock);
+    return stopped;
+}
+
+static void *run_foreman(void *baton)
+{
+    const struct timespec nap = { 0, LOOK_EVERY_NS };
+    mcp_crew_t *crew = baton;
+
+    while (!is_stopped(crew)) {
+        int stuck;
+
+        atomic_store(&crew->alarmed, 0);
+        /* A thread that took the last turn before this was reset has not rung. */
+        if (atomic_load(&crew->idle) > 0) {
+            while (sem_wait(&crew->alarm) != 0) {
+            }
+        }
+        atomic_store(&crew->alarmed, 1);
+        nanosleep(&nap, NULL);
+        stuck = count_stuck(crew);
+        pthread_mutex_lock(&crew->lock);
+        atomic_store(&crew->most_turns, crew->core + stuck);
+        if (stuck) {
+            pthread_cond_broadcast(&crew->stand_by);
+        }
+        pthread_mutex_unlock(&crew->lock);
+    }
+    return NULL;
+}
+
+/* Called by the thread that got something to do. */
+static void note_busy(mcp_crew_t *crew, member_t *self)
+{
+    atomic_store_explicit(&self->busy_since, mcp_clock_now(), memory_order_relaxed);
+    if (atomic_fetch_sub(&crew->idle, 1) == 1 && !atomic_exchange(&crew->alarmed, 1)) {
+        sem_post(&crew->alarm);
+    }
+}
+
 static void *APR_THREAD_FUNC run_thread(apr_thread_t *thread, void *baton)
 {
-    mcp_crew_t *crew = baton;
+    member_t *self = baton;
+    mcp_crew_t *crew = self->crew;
     struct epoll_event event;
     int count, is_end = 0;
 
     while (!is_end) {
-        atomic_fetch_add_explicit(&crew->idle, 1, memory_order_relaxed);
+        atomic_store_explicit(&self->busy_since, 0, memory_order_relaxed);
+        wait_for_turn(crew);
+        atomic_fetch_add(&crew->idle, 1);
         count = epoll_wait(crew->epoll_fd, &event, 1, -1);
-        atomic_fetch_sub_explicit(&crew->idle, 1, memory_order_relaxed);
+        note_busy(crew, self);
         if (count <= 0) {
             continue;
         }
@@ -213,11 +316,6 @@ static void *APR_THREAD_FUNC run_thread(apr_thread_t *thread, void *baton)
         }
     }
     return NULL;
-}
-
-int mcp_crew_has_idle(const mcp_crew_t *crew)
-{
-    return atomic_load_explicit(&crew->idle, memory_order_relaxed) > 0;
 }
 
 static int watch(mcp_crew_t *crew, int *fd)
@@ -256,18 +354,33 @@ mcp_crew_t *mcp_crew_create(int threads, apr_pool_t *pool)
 
     crew->jobs_end = &crew->jobs;
     crew->swept = mcp_clock_now() / APR_USEC_PER_SEC;
-    crew->threads = apr_pcalloc(pool, (apr_size_t)threads * sizeof(*crew->threads));
+    crew->members = apr_pcalloc(pool, (apr_size_t)threads * sizeof(*crew->members));
+    crew->core = TURNS_PER_CORE * (int)sysconf(_SC_NPROCESSORS_ONLN);
+    crew->most_turns = crew->core;
     pthread_mutex_init(&crew->lock, NULL);
+    pthread_cond_init(&crew->stand_by, NULL);
+    sem_init(&crew->alarm, 0, 0);
     if (!open_descriptors(crew)) {
         return NULL;
     }
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     /* httpd's own call: code that runs on these threads asks for ap_thread_current(). */
-    while (crew->count < threads
-           && ap_thread_create(&crew->threads[crew->count], NULL, run_thread, crew, pool)
-              == APR_SUCCESS) {
+    while (crew->count < threads) {
+        member_t *member = &crew->members[crew->count];
+
+        member->crew = crew;
+        atomic_fetch_add(&crew->turns, 1);
+        if (ap_thread_create(&member->thread, NULL, run_thread, member, pool) != APR_SUCCESS) {
+            atomic_fetch_sub(&crew->turns, 1);
+            break;
+        }
         crew->count++;
+    }
+    if (crew->count && pthread_create(&crew->foreman, NULL, run_foreman, crew)) {
+        /* Nobody watches: all take turns. */
+        crew->foreman = 0;
+        atomic_store(&crew->most_turns, threads);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (!crew->count) {
@@ -284,10 +397,15 @@ void mcp_crew_stop(mcp_crew_t *crew)
 
     pthread_mutex_lock(&crew->lock);
     crew->stopped = 1;
+    pthread_cond_broadcast(&crew->stand_by);
     pthread_mutex_unlock(&crew->lock);
     wake(crew);
     for (i = 0; i < crew->count; i++) {
-        apr_thread_join(&status, crew->threads[i]);
+        apr_thread_join(&status, crew->members[i].thread);
+    }
+    if (crew->foreman) {
+        sem_post(&crew->alarm);
+        pthread_join(crew->foreman, NULL);
     }
     close_descriptors(crew);
 }

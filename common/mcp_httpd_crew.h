@@ -38,12 +38,13 @@ struct mcp_crew_wait_t {
 };
 
 /**
- * Start a crew, from child_init; signals are blocked in its threads.
- * @return as many threads as could be started; NULL: none
+ * Start a crew, from child_init; signals are blocked in its threads. It lives in @a pool, which
+ * must not go before mcp_crew_stop().
+ * @return a crew of as many threads as could be started; NULL: none
  */
 mcp_crew_t *mcp_crew_create(int threads, apr_pool_t *pool);
 
-/** Any thread: run job->fn on the crew, in about the order given. */
+/** Any thread: run job->fn on the crew, in about the order given. The call may free @a job. */
 void mcp_crew_run(mcp_crew_t *crew, mcp_crew_job_t *job);
 
 /**
@@ -55,9 +56,6 @@ apr_status_t mcp_crew_wait(mcp_crew_t *crew, mcp_crew_wait_t *wait, apr_time_t u
 
 /** Any thread: end the waits that may hurry, those to come included, as if their time were over. */
 void mcp_crew_hurry(mcp_crew_t *crew);
-
-/** Whether a thread of the crew has nothing to do: then another one may dawdle. */
-int mcp_crew_has_idle(const mcp_crew_t *crew);
 
 /** Let every thread finish what it does, and join it. What still waits is never called. */
 void mcp_crew_stop(mcp_crew_t *crew);

@@ -31,12 +31,14 @@
 #include "mcp_clock.h"
 #include "mcp_httpd_crew.h"
 #include "mcp_httpd_log.h"
+#include "mcp_httpd_memory.h"
 
 #define MAX_LOOPS 4
 #define LINGER_TIMEOUT apr_time_from_sec(2)
 /* The worker that let a connection go still writes to its memory: see retire(). */
 #define RETIRED_FOR apr_time_from_sec(5)
-#define RETIRE_ROUND apr_time_from_sec(1)
+#define RETIRE_ROUND apr_time_from_msec(20)
+#define RETIRE_MOST 64
 #define ABORT_TICK apr_time_from_msec(20)
 /* TLS records without data that are read in a row. */
 #define MOST_RECORDS 16
@@ -49,6 +51,8 @@ typedef struct retired_t {
     struct retired_t *next;
     apr_pool_t *pool;
     apr_time_t when;
+    struct park_thread_t *home;
+    mcp_post_t post;
 } retired_t;
 
 typedef struct park_thread_t {
@@ -75,12 +79,17 @@ static struct {
     mcp_crew_t *crew;
 } env = { .allowed = 1 };
 
+/* The request that this thread is letting go of. */
+static __thread struct {
+    conn_rec *c;
+    mcp_park_t *park;
+} leaving;
+
 /* A connection that has been parked at least once; lives in c->pool. */
 struct lot_t {
     conn_rec *c;
     park_thread_t *home;
     int is_home;           /* the crew has it, not the MPM */
-    mcp_park_t *leaving;   /* the request that the worker is letting go of */
     mcp_crew_wait_t wait;  /* while it has no request: on the crew */
     mcp_post_t post;
     apr_time_t until;      /* LOT_LINGERS: no longer than that */
@@ -99,6 +108,8 @@ struct mcp_park_t {
     mcp_loop_t *loop;        /* its home's, or its own while on its thread */
     int is_async;
     int runs_inline;
+    int is_on_loop;
+    mcp_lender_t lender;     /* buckets of what mcp_park_write() is to write */
     int hears_goodbye;       /* bytes from the client may be a TLS close */
     mcp_park_fn *fn;         /* next on the loop */
     void *baton;
@@ -175,6 +186,14 @@ int mcp_park_has_raw_input(conn_rec *c, apr_bucket_brigade *bb)
     return is_there;
 }
 
+apr_bucket *mcp_park_lend(mcp_park_t *park, const char *buf, apr_size_t len)
+{
+    apr_bucket_alloc_t *list = park->r->connection->bucket_alloc;
+
+    return park->is_on_loop ? mcp_lender_lend(&park->lender, buf, len, list)
+                            : apr_bucket_transient_create(buf, len, list);
+}
+
 apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
 {
     conn_rec *c = park->r->connection;
@@ -188,6 +207,7 @@ apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb)
     if (rv == APR_SUCCESS && park->is_async) {
         rv = mcp_park_write_kept(c);
     }
+    mcp_lender_repay(&park->lender);
     return rv == APR_SUCCESS && c->aborted ? APR_ECONNABORTED : rv;
 }
 
@@ -209,6 +229,13 @@ int mcp_park_unacknowledged(const mcp_park_t *park)
 int mcp_park_has_pending(const mcp_park_t *park)
 {
     return park->is_async && park->r->connection->data_in_output_filters;
+}
+
+void mcp_park_settle(mcp_park_t *park)
+{
+    if (park->is_async) {
+        mcp_memory_spare(park->r);
+    }
 }
 
 static void call(mcp_park_t *park, client_call_t *which)
@@ -471,6 +498,7 @@ static void run_on_loop(void *baton)
 {
     mcp_park_t *park = baton;
 
+    park->is_on_loop = 1;
     park->fn(park, park->baton);
 }
 
@@ -502,6 +530,13 @@ static int run_inline(mcp_park_t *park)
     return status;
 }
 
+/* Until the suspend hook, which comes on this thread, after all who have a say in the request. */
+static void leave_thread(mcp_park_t *park)
+{
+    leaving.c = park->lot->c;
+    leaving.park = park;
+}
+
 int mcp_park_leave(mcp_park_t *park, mcp_park_fn *fn, void *baton)
 {
     park->fn = fn;
@@ -510,7 +545,7 @@ int mcp_park_leave(mcp_park_t *park, mcp_park_fn *fn, void *baton)
         park->post.fn = run_on_loop;
         park->post.baton = park;
         park->job.fn = NULL;
-        park->lot->leaving = park;
+        leave_thread(park);
         return SUSPENDED;
     }
     return park->runs_inline ? SUSPENDED : run_inline(park);
@@ -528,24 +563,27 @@ int mcp_park_move(mcp_park_t *park, mcp_park_work_fn *fn, void *baton)
     park->work = fn;
     park->work_baton = baton;
     park->job = (mcp_crew_job_t){ .fn = run_on_worker, .baton = park };
-    park->lot->leaving = park;
+    leave_thread(park);
     return SUSPENDED;
 }
 
+/*
+ * The hooks of all modules run, and each module has its own copy of this: one may have given the
+ * connection away by now, so nothing of it is looked at.
+ */
 static void on_suspend(conn_rec *c, request_rec *r)
 {
-    lot_t *lot = env.owner ? ap_get_module_config(c->conn_config, env.owner) : NULL;
+    mcp_park_t *park = leaving.park;
 
-    if (lot && lot->leaving) {
-        mcp_park_t *park = lot->leaving;
-
-        lot->leaving = NULL;
-        if (park->job.fn) {
-            mcp_crew_run(env.crew, &park->job);
-        }
-        else {
-            mcp_loop_post(park->loop, &park->post);
-        }
+    if (!park || leaving.c != c) {
+        return;
+    }
+    leaving.park = NULL;
+    if (park->job.fn) {
+        mcp_crew_run(env.crew, &park->job);
+    }
+    else {
+        mcp_loop_post(park->loop, &park->post);
     }
 }
 
@@ -567,6 +605,10 @@ static void request_ran(lot_t *lot, request_rec *r, int status)
         return;
     }
     ap_die(status, r);
+    if (c->aborted) {
+        /* This connection serves no other request: its memory returns to the system. */
+        apr_allocator_max_free_set(apr_pool_allocator_get(c->pool), 1);
+    }
     ap_process_request_after_handler(r);
     next_of_connection(lot);
 }
@@ -587,6 +629,7 @@ void mcp_park_work(mcp_park_t *park, mcp_park_work_fn *fn, void *baton)
 {
     park->work = fn;
     park->work_baton = baton;
+    park->is_on_loop = 0;
     if (park->is_async) {
         leave_parked_list(park);
         park->job = (mcp_crew_job_t){ .fn = run_on_worker, .baton = park };
@@ -613,18 +656,12 @@ int mcp_park_run_handler(mcp_park_t *park, void *baton)
 
 /* ---- the connection between two requests ---- */
 
-/*
- * Cleared now, destroyed some seconds later: the worker that ran the suspend_connection hook still
- * writes two members of the connection after it.
- */
-static void retire(park_thread_t *home, apr_pool_t *pool)
+/* On the loop, which keeps the list. */
+static void retire(void *baton)
 {
-    retired_t *old = malloc(sizeof(*old));
+    retired_t *old = baton;
+    park_thread_t *home = old->home;
 
-    if (!old) {
-        return;
-    }
-    old->pool = pool;
     old->when = mcp_loop_now(home->loop) + RETIRED_FOR;
     old->next = NULL;
     *home->retired_tail = old;
@@ -638,8 +675,9 @@ static void destroy_retired(mcp_timer_t *timer)
 {
     park_thread_t *home = timer->baton;
     apr_time_t now = mcp_loop_now(home->loop);
+    int most = RETIRE_MOST;
 
-    while (home->retired && home->retired->when <= now) {
+    while (home->retired && home->retired->when <= now && most--) {
         retired_t *old = home->retired;
 
         home->retired = old->next;
@@ -650,32 +688,34 @@ static void destroy_retired(mcp_timer_t *timer)
         free(old);
     }
     if (home->retired) {
-        mcp_timer_start(home->loop, timer, now + RETIRE_ROUND);
+        mcp_timer_start(home->loop, timer, home->retired->when > now + RETIRE_ROUND
+                        ? home->retired->when : now + RETIRE_ROUND);
     }
 }
 
-/* The lot is gone afterwards: it lives in the pool. */
-static void dispose(void *baton)
+/*
+ * On a crew thread. The lot is gone afterwards: it lives in the pool, which is cleared now, since
+ * giving thousands of them back would hold the loop up, and destroyed some seconds later, since the
+ * worker that ran the suspend_connection hook still writes two members of the connection after it.
+ */
+static void end_connection(lot_t *lot)
 {
-    lot_t *lot = baton;
     conn_rec *c = lot->c;
     apr_pool_t *pool = c->pool;
     park_thread_t *home = lot->home;
+    retired_t *old = malloc(sizeof(*old));
 
     /* The MPM counted it as suspended, and counts it off by this state. */
     c->cs->state = CONN_STATE_SUSPENDED;
     /* What it lets go of returns to the system now, all but the pool itself. */
     apr_allocator_max_free_set(apr_pool_allocator_get(pool), 1);
     apr_pool_clear(pool);
-    retire(home, pool);
-}
-
-/* On a crew thread. Retired pools are the loop's. */
-static void end_connection(lot_t *lot)
-{
-    lot->post.fn = dispose;
-    lot->post.baton = lot;
-    mcp_loop_post(lot->home->loop, &lot->post);
+    if (old) {
+        old->pool = pool;
+        old->home = home;
+        old->post = (mcp_post_t){ .fn = retire, .baton = old };
+        mcp_loop_post(home->loop, &old->post);
+    }
 }
 
 static void lot_event(void *baton, int is_late);
@@ -796,11 +836,12 @@ static apr_status_t stop_threads(void *unused)
 {
     int i;
 
-    mcp_crew_stop(env.crew);
+    /* Loops first: they wake the crew through a descriptor that its end closes. */
     for (i = 0; i < env.count; i++) {
         mcp_loop_stop(env.threads[i].loop);
         pthread_join(env.threads[i].thread, NULL);
     }
+    mcp_crew_stop(env.crew);
     /* The loops stay: connections that this child leaves behind still point to them. */
     env.count = 0;
     return APR_SUCCESS;
@@ -872,18 +913,27 @@ static void drain(void *baton)
 
 static void on_child_stopping(apr_pool_t *p, int graceful)
 {
-    int i;
+    /* A stop may follow a graceful one: what was posted then may still be in the loop's queue. */
+    int i = env.draining ? env.count : 0;
 
     env.draining = 1;
     env.hurried = !graceful;
     if (env.crew) {
         mcp_crew_hurry(env.crew);
     }
-    for (i = 0; i < env.count; i++) {
+    for (; i < env.count; i++) {
         env.threads[i].drain_post.fn = drain;
         env.threads[i].drain_post.baton = &env.threads[i];
         mcp_loop_post(env.threads[i].loop, &env.threads[i].drain_post);
     }
+}
+
+static int on_connection(conn_rec *c, void *csd)
+{
+    if (env.count && !c->master) {
+        mcp_memory_seed(c);
+    }
+    return OK;
 }
 
 int mcp_park_is_draining(void)
@@ -900,6 +950,7 @@ void mcp_park_register_hooks(module *m, int loops)
 {
     env.owner = m;
     env.wanted = loops < MAX_LOOPS ? loops : MAX_LOOPS;
+    ap_hook_pre_connection(on_connection, NULL, NULL, APR_HOOK_FIRST);
     ap_hook_child_init(on_child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_suspend_connection(on_suspend, NULL, NULL, APR_HOOK_LAST);
     ap_hook_child_stopping(on_child_stopping, NULL, NULL, APR_HOOK_MIDDLE);

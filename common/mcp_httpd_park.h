@@ -9,9 +9,11 @@
 
 /*
  * Parking a request: it leaves its worker thread, waits on an event loop for as long as it takes,
- * goes back to a worker for whatever may block, and ends as any request does; its connection stays
- * usable. A request that cannot be parked (HTTP/2, another MPM, a filter that may block, a
- * subrequest) runs through the same functions on its own thread, with a loop of its own.
+ * goes on on a worker for whatever may block, and ends as any request does; its connection stays
+ * usable. The worker is one of the MPM's at first, and one of the crew's (mcp_httpd_crew.h) from
+ * the first parked request of a connection on: httpd 2.4 has no way back to the MPM. A request that
+ * cannot be parked (HTTP/2, another MPM, a filter that may block, a subrequest) runs through the
+ * same functions on its own thread, with a loop of its own.
  *
  * At any moment exactly one thread has the request: the worker, or the loop. A function named
  * mcp_park_fn runs on the loop and must not block; one named mcp_park_work_fn runs on a worker and
@@ -23,18 +25,23 @@ typedef void mcp_park_fn(mcp_park_t *park, void *baton);
 typedef int mcp_park_work_fn(mcp_park_t *park, void *baton);
 
 /**
- * Register the hooks, once per module, from its register_hooks.
- * @param loops how many event loops, a thread each, at most; never more than there are cores
+ * Register the hooks, once per module, from its register_hooks. Each module that does so has loops
+ * and a crew of its own in every child.
+ * @param loops how many event loops, a thread each, at most; never more than there are cores, nor
+ *        more than 4
  */
 void mcp_park_register_hooks(module *m, int loops);
 
-/** From post_config: 0 keeps every request on its thread. */
+/** From post_config, for the children to come: 0 keeps every request on its thread. */
 void mcp_park_allow(int allowed);
 
 /** A request to be parked, from r->pool. On a worker. */
 mcp_park_t *mcp_park_create(request_rec *r);
 
-/** Whether the connection has left the MPM for good; if not, mcp_park_move() is the way. */
+/**
+ * On a worker: 0 if the connection is the MPM's and mcp_park_move() can take it from there; else it
+ * has left the MPM for good, or the request stays on its thread.
+ */
 int mcp_park_is_home(const mcp_park_t *park);
 
 /**
@@ -79,7 +86,7 @@ void mcp_park_on_client_readable(mcp_park_t *park, mcp_park_fn *fn, void *baton)
 /** Watch the client for room to write, once. */
 void mcp_park_on_client_writable(mcp_park_t *park, mcp_park_fn *fn, void *baton);
 
-/** End what the three above started. */
+/** End what the three above started. On the loop. */
 void mcp_park_unwatch_client(mcp_park_t *park);
 
 /**
@@ -89,7 +96,21 @@ void mcp_park_unwatch_client(mcp_park_t *park);
  */
 apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb);
 
-/** Write what is kept. */
+/**
+ * A bucket of bytes that need to last no longer than the mcp_park_write() that follows at once.
+ */
+apr_bucket *mcp_park_lend(mcp_park_t *park, const char *buf, apr_size_t len);
+
+/**
+ * On a worker, before a request is left for long: give memory back that the connection does not
+ * need meanwhile. The request's body has been read.
+ */
+void mcp_park_settle(mcp_park_t *park);
+
+/**
+ * Write what is kept, as far as the client takes it; never blocks. On the loop or a worker.
+ * @return APR_SUCCESS, also if something is still kept; else the client is gone
+ */
 apr_status_t mcp_park_flush(mcp_park_t *park);
 
 /** Bytes in the client's socket that it has not acknowledged; 0 where that cannot be known. */
@@ -101,13 +122,18 @@ int mcp_park_has_pending(const mcp_park_t *park);
 /**
  * Tell the request when this child is to go: @a fn runs once, on the loop, at once if that is
  * already so. It may end this request, no other one. Forgotten when the request goes to a worker.
+ * A request that keeps its thread is told within half a second while it waits.
  */
 void mcp_park_on_drain(mcp_park_t *park, mcp_park_fn *fn, void *baton);
 
 /** A metadata bucket that makes filters pass on what they gather, without waiting. */
 apr_bucket *mcp_park_nudge(apr_bucket_alloc_t *list);
 
-/** Make the core write what it keeps for this connection, without waiting. */
+/**
+ * Make the core write what it keeps for this connection, without waiting. On the thread that has
+ * it.
+ * @return APR_SUCCESS, also if something is still kept; else an error of the core's output filter
+ */
 apr_status_t mcp_park_write_kept(conn_rec *c);
 
 /**
@@ -117,7 +143,7 @@ apr_status_t mcp_park_write_kept(conn_rec *c);
  */
 int mcp_park_has_raw_input(conn_rec *c, apr_bucket_brigade *bb);
 
-/** This child is to go (graceful stop or restart): hurry. Any thread. */
+/** This child is to go (stop or restart, graceful or not): hurry. Any thread. */
 int mcp_park_is_draining(void);
 
 #endif

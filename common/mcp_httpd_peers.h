@@ -4,12 +4,16 @@
 
 #include <httpd.h>
 #include <apr_hooks.h>
+#include <apr_optional.h>
 #include <apr_optional_hooks.h>
 
 /*
  * What the modules know of each other, where more than one of them is loaded. Nothing here is
  * needed for a module to work: the hooks are optional ones (apr_optional_hooks.h), found by name.
  */
+
+/** Registered by mod_mcp_proxy: whether MCPProxy is On for this request. */
+APR_DECLARE_OPTIONAL_FN(int, mcp_proxy_is_on, (request_rec *r));
 
 /** The output filter of mod_mcp_ratelimit. It never blocks and holds nothing back. */
 #define MCP_RATELIMIT_FILTER "MCP_RATELIMIT"

@@ -28,7 +28,7 @@
 #define STATELESS_SINCE "2026-07-28"
 #define VERSION_LENGTH 10
 
-/* Never -1 by accident: the JSON-RPC codes of the specification. */
+/* What revision 2026-07-28 answers where headers and body do not say the same. */
 #define CODE_HEADER_MISMATCH (-32020)
 
 /* A body on its way in. Only the thread that has the request touches it. */

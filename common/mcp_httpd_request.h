@@ -32,8 +32,10 @@ mcp_request_t *mcp_request_get(request_rec *r);
  * Read the whole body, on this thread if need be. Once it is whole, an input filter hands it to
  * whatever handler comes, as if it came from the client.
  * @param limit bytes; more is HTTP_REQUEST_ENTITY_TOO_LARGE
- * @param timeout for the whole body; HTTP_REQUEST_TIME_OUT
- * @return OK, or the status that refuses the request. From the fixups phase of a request that can be
+ * @param timeout for the whole body, in microseconds; HTTP_REQUEST_TIME_OUT. Over HTTP/2 it is
+ *        looked at between two reads only, which end when mod_http2 says so
+ * @return OK; the status that refuses the request, described with mcp_error_set(); AP_FILTER_ERROR:
+ *         a filter has answered already. From the fixups phase of a request that can be
  *         parked (see mcp_httpd_park.h), and only where @a may_suspend: SUSPENDED while the client
  *         has not sent all of it; the hook returns that at once, and is run again later.
  */

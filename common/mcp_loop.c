@@ -150,6 +150,11 @@ apr_time_t mcp_loop_now(const mcp_loop_t *loop)
     return loop->now;
 }
 
+int mcp_loop_load(const mcp_loop_t *loop)
+{
+    return loop->batch_count;
+}
+
 char *mcp_loop_buffer(mcp_loop_t *loop, apr_size_t *size)
 {
     *size = BUFFER_SIZE;
@@ -189,13 +194,17 @@ apr_status_t mcp_watch_change(mcp_loop_t *loop, mcp_watch_t *watch, unsigned eve
 
 void mcp_watch_stop(mcp_loop_t *loop, mcp_watch_t *watch)
 {
+    if (watch->active) {
+        epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
+        mcp_watch_forget(loop, watch);
+    }
+}
+
+void mcp_watch_forget(mcp_loop_t *loop, mcp_watch_t *watch)
+{
     int i;
 
-    if (!watch->active) {
-        return;
-    }
     watch->active = 0;
-    epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
     for (i = loop->batch_next; i < loop->batch_count; i++) {
         if (loop->batch[i].data.ptr == watch) {
             loop->batch[i].data.ptr = NULL;

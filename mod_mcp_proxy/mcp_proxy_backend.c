@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Connections to backends, and those that are idle. The lock guards the lists and is never held
- * over I/O but one peek. Plain connections are malloc'ed; one with TLS has a pool of its own, with
+ * over I/O. Plain connections are malloc'ed; one with TLS has a pool of its own, with
  * its own allocator, so that it can change threads.
  */
 #include "mcp_proxy.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * lbmethod=mcp. The session is looked up before the balancer takes its lock; under the lock the
- * finder only reads what that left on the request, and counters.
+ * finder only reads what that left on the request, and counters, or hashes an unknown id with the
+ * names of the members. It waits for nothing.
  */
 #include "mcp_proxy.h"
 

@@ -28,6 +28,9 @@
 #define MOST_ROUNDS 16
 /* A response, with the interim ones before it. */
 #define MOST_HEADS 20
+#define REST_AFTER apr_time_from_msec(10)
+#define REST_MOST apr_time_from_msec(250)
+#define REST_BUSY 16
 #define HEARTBEAT ":\n\n"
 
 /* Workers that wait for a fast answer right now; no more than half of them may. */
@@ -294,7 +297,7 @@ static void look_at_clock(mcp_exchange_t *x)
 static void drop_backend(mcp_exchange_t *x)
 {
     if (x->watch.active) {
-        mcp_watch_stop(mcp_park_loop(x->park), &x->watch);
+        mcp_watch_forget(mcp_park_loop(x->park), &x->watch);
     }
     if (x->backend) {
         mcp_backend_close(x->backend);
@@ -720,16 +723,36 @@ static void go_to_worker(mcp_exchange_t *x)
     mcp_park_work(x->park, run_on_worker, x);
 }
 
+static void on_rest(mcp_timer_t *timer)
+{
+    mcp_exchange_t *x = timer->baton;
+    mcp_loop_t *loop = mcp_park_loop(x->park);
+    apr_time_t now = mcp_loop_now(loop);
+
+    if (mcp_loop_load(loop) >= REST_BUSY && now < x->gone_at + REST_MOST) {
+        mcp_timer_start(loop, timer, now + REST_AFTER);
+        return;
+    }
+    go_to_worker(x);
+}
+
+/*
+ * The backend is told at once, and not when a worker is free: for MCP this is the cancellation. The
+ * rest waits until the loop has nothing better to do, since clients that leave together would
+ * otherwise wait for each other's logs.
+ */
 static void client_is_gone(mcp_park_t *park, void *baton)
 {
     mcp_exchange_t *x = baton;
+    mcp_loop_t *loop = mcp_park_loop(park);
 
     x->client_gone = 1;
     x->state = MCP_X_END;
-    stop_waiting(x);
-    /* At once, and not when a worker is free: for MCP this is the cancellation. */
     drop_backend(x);
-    mcp_park_work(park, run_on_worker, x);
+    stop_waiting(x);
+    x->gone_at = mcp_loop_now(loop);
+    x->timer.fn = on_rest;
+    mcp_timer_start(loop, &x->timer, x->gone_at + REST_AFTER);
 }
 
 static void on_client_writable(mcp_park_t *park, void *baton);
@@ -951,6 +974,9 @@ static int run_on_worker(mcp_park_t *park, void *baton)
         wait = advance(x, 1, buf, sizeof(buf));
         if (x->state != MCP_X_END && !comes_soon(x, wait, until)) {
             x->left = x->left || mcp_park_is_async(park);
+            if (x->is_stream) {
+                mcp_park_settle(park);
+            }
             return leave(x);
         }
     }
@@ -978,7 +1004,8 @@ int mcp_exchange_run(mcp_exchange_t *x)
     if (!mcp_park_is_async(x->park)) {
         return run_on_own_thread(x);
     }
-    if (!mcp_park_is_home(x->park)) {
+    /* A stream is about to leave its worker anyway. */
+    if (!x->expects_stream && !mcp_park_is_home(x->park)) {
         x->left = 1;
         return mcp_park_move(x->park, run_on_worker, x);
     }

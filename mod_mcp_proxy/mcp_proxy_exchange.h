@@ -9,9 +9,9 @@
 #include "mcp_sse.h"
 
 /*
- * One request to a backend and its response. A state machine that never blocks (but for a TLS
- * handshake, on a worker): it runs on the worker while things go fast and on the loop while they do
- * not. Lives in r->pool.
+ * One request to a backend and its response. A state machine that never blocks on the loop: it runs
+ * on the worker while things go fast and on the loop while they do not. On a worker a TLS handshake
+ * blocks, and so do writes of a request that keeps its thread. Lives in r->pool.
  */
 
 typedef enum {
@@ -74,7 +74,7 @@ typedef struct mcp_exchange_t {
     int is_full;               /* refused: there are as many streams as there may be */
     int draining;              /* ended because this child is to go */
     int unacknowledged;        /* bytes that the client had not taken when it blocked */
-    apr_time_t started, last_in, last_out, blocked_since, session_held;
+    apr_time_t started, gone_at, last_in, last_out, blocked_since, session_held;
     apr_time_t drain_at, drain_until; /* the child goes: at an event's end, at any rate; 0: stays */
     mcp_watch_t watch;
     mcp_timer_t timer;
@@ -100,12 +100,16 @@ void mcp_exchange_fail(mcp_exchange_t *x, int status);
 
 /* mcp_proxy_answer.c */
 
-/** The response head is in x->head: make it the client's. Sets x->failed where it cannot be. */
+/**
+ * The response head is in x->head: note what it says of a session, make it the client's. On a
+ * worker. Ends the exchange, with x->is_full, where it opens a stream over the limit.
+ */
 void mcp_answer_head(mcp_exchange_t *x);
 
 /**
  * Pass body bytes on. On a worker or the loop.
- * @return APR_SUCCESS: all of it taken or kept; else the client is gone, or x->failed is set
+ * @return APR_SUCCESS: all of it is in x->bb or held back; else it is not to be passed on, and
+ *         x->failed is set, or x->broken if the head has gone out
  */
 apr_status_t mcp_answer_data(mcp_exchange_t *x, const char *buf, apr_size_t len);
 
@@ -114,7 +118,10 @@ void mcp_answer_end(mcp_exchange_t *x);
 
 /* mcp_proxy_handler.c */
 
-/** An exchange is over: finish it, or start again with another member. On a worker. */
+/**
+ * An exchange is over: finish it, or start again with another member. On a worker, as the last act.
+ * @return what a handler returns, SUSPENDED too
+ */
 int mcp_exchange_finish(mcp_exchange_t *x);
 
 #endif

@@ -34,17 +34,18 @@ static int build_request(mcp_exchange_t *x, apr_uri_t *uri, char *url, char *por
     char *old_length = NULL, *old_coding = NULL;
     int status = ap_proxy_create_hdrbrgd(r->pool, bb, r, x->target.resolved, x->target.worker,
                                          x->conf, uri, url, port, &old_length, &old_coding);
+    const char *last;
     apr_size_t len;
     char *head;
 
     if (status != OK) {
         return status;
     }
-    if (old_length || old_coding) {
-        apr_brigade_printf(bb, NULL, NULL, "Content-Length: %" APR_SIZE_T_FMT CRLF,
-                           request->length);
-    }
-    apr_brigade_puts(bb, NULL, NULL, CRLF);
+    /* No apr_brigade_printf(): it takes 8 KB from the connection, which would keep them. */
+    last = old_length || old_coding
+        ? apr_psprintf(r->pool, "Content-Length: %" APR_SIZE_T_FMT CRLF CRLF, request->length)
+        : CRLF;
+    APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_immortal_create(last, strlen(last), bb->bucket_alloc));
     apr_brigade_pflatten(bb, &head, &len, r->pool);
     apr_brigade_destroy(bb);
     mcp_request_take(r);
@@ -72,6 +73,41 @@ static void count_out(mcp_exchange_t *x)
     }
 }
 
+static apr_sockaddr_t *copy_addresses(apr_pool_t *p, const apr_sockaddr_t *from)
+{
+    apr_sockaddr_t *first = NULL, **link = &first;
+
+    for (; from; from = from->next) {
+        *link = apr_pmemdup(p, from, sizeof(*from));
+        (*link)->next = NULL;
+        link = &(*link)->next;
+    }
+    return first;
+}
+
+/*
+ * Ask mod_proxy where to connect to. It counts who uses a member's address until the asker's pool is
+ * cleared; a request may end later than the member itself when a child stops, so it keeps a copy.
+ */
+static int resolve(mcp_exchange_t *x, apr_uri_t *uri, char **url, char *port)
+{
+    proxy_conn_rec *conn = x->target.resolved;
+    apr_pool_t *asking;
+    int status;
+
+    apr_pool_create(&asking, x->r->pool);
+    conn->pool = asking;
+    status = ap_proxy_determine_connection(x->r->pool, x->r, x->conf, x->target.worker, conn, uri,
+                                           url, NULL, 0, port, PORT_TEXT);
+    x->target.address = copy_addresses(x->r->pool, conn->addr);
+    conn->pool = x->r->pool;
+    conn->addr = NULL;
+    conn->address = NULL;
+    conn->hostname = conn->uds_path = NULL;
+    apr_pool_destroy(asking);
+    return status;
+}
+
 /* Towards x->target.worker, from x->url: an idle connection, or the start of a new one. */
 static int start(mcp_exchange_t *x)
 {
@@ -87,8 +123,7 @@ static int start(mcp_exchange_t *x)
     x->raw_len = 0;
     x->started = mcp_clock_now();
     x->target.resolved = mcp_backend_conn_rec(r->pool, worker, is_ssl);
-    status = ap_proxy_determine_connection(r->pool, r, x->conf, worker, x->target.resolved, uri,
-                                           &url, NULL, 0, port, sizeof(port));
+    status = resolve(x, uri, &url, port);
     if (status == OK) {
         status = build_request(x, uri, url, port);
     }
@@ -96,7 +131,6 @@ static int start(mcp_exchange_t *x)
         return status;
     }
     apr_table_setn(r->subprocess_env, "MCP_ROUTE", worker->s->route);
-    x->target.address = x->target.resolved->addr;
     x->backend = mcp_backend_reuse(&x->target);
     x->state = x->backend ? MCP_X_SEND : MCP_X_CONNECT;
     count_in(x);

@@ -36,8 +36,9 @@ mcp_session_table_t *mcp_session_table_init(void *mem, unsigned entries, apr_int
 void mcp_session_table_set_ttl(mcp_session_table_t *table, apr_interval_time_t ttl);
 
 /**
- * Find the member that holds a session; this counts as a use. A use within a second of the last
- * (or within an eighth of a time to live under 8 seconds) is not noted, to keep look-ups short.
+ * Find the member that holds a session; this counts as a use. A use within MCP_SESSION_GRAIN of the
+ * last (or within an eighth of the time to live, if that is less) is not noted, to keep look-ups
+ * short.
  * @return APR_SUCCESS; APR_NOTFOUND; APR_EACCES: it belongs to another identity (not a use)
  */
 apr_status_t mcp_session_find(mcp_session_table_t *table, const mcp_session_key_t *key,

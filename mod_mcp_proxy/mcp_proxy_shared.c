@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A child adds to the sum and to its own row; when it is gone the parent takes the row's part off
+ * A child adds to its own row and to the sum; when it is gone the parent takes the row's part off
  * again. Both are plain atomic additions: a child killed between the two leaves the sum off by one
- * request at the most.
+ * for each of its threads that was there.
  */
 #include "mcp_proxy_shared.h"
 

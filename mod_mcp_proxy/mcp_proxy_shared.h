@@ -31,16 +31,19 @@ apr_size_t mcp_shared_size(void);
 /** @a mem is zeroed, shared, and lives longer than all users. */
 mcp_shared_t *mcp_shared_init(void *mem);
 
-/** A row for this child; -1 if there is none. */
+/** A row for this child, from child_init; -1 if there is none. */
 int mcp_shared_claim(mcp_shared_t *shared, pid_t pid);
 
-/** A child is gone: keep what it counted, drop what it held. */
+/** In the parent, once a child is gone: keep what it counted, drop what it held. */
 void mcp_shared_bury(mcp_shared_t *shared, pid_t pid);
 
 /** The slot of a member, made if it is new; -1 if there is no room. */
 int mcp_shared_member(mcp_shared_t *shared, apr_uint64_t hash);
 
-/** Add to what is in flight at a member: event streams and requests. */
+/**
+ * Add to what is in flight at a member: event streams and requests. Any thread. Without a row or a
+ * member (-1) nothing is counted.
+ */
 void mcp_shared_load_add(mcp_shared_t *shared, int row, int member, int delta);
 int mcp_shared_load(const mcp_shared_t *shared, int member);
 

@@ -2,7 +2,9 @@
 /*
  * The shared memory of mod_mcp_proxy and this child's place in it. It is anonymous and hangs on the
  * process pool, under a key with the layout's version, since the module itself is unloaded and
- * loaded again by every graceful restart while sessions and streams of old children go on.
+ * loaded again by every restart while sessions and streams of old children go on. The table's key
+ * has its number of entries too: another number is another table, and the old one stays until httpd
+ * is stopped.
  */
 #include "mcp_proxy.h"
 

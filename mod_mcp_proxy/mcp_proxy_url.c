@@ -56,7 +56,7 @@ int mcp_proxy_canon(request_rec *r, char *url)
     port = usual;
     error = ap_proxy_canon_netloc(r->pool, &rest, NULL, NULL, &host, &port);
     if (error) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, MCP_LOGNO(2060) "backend URL %s: %s", url,
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, MCP_LOGNO(2060) "bad backend URL: %s",
                       error);
         return HTTP_BAD_REQUEST;
     }

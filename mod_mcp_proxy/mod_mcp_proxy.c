@@ -8,6 +8,7 @@
 #include <mpm_common.h>
 
 #include "mcp_httpd_park.h"
+#include "mcp_httpd_peers.h"
 #include "mcp_httpd_request.h"
 
 /* A loop moves some 50,000 events a second; two keep both cores of a small machine busy. */
@@ -28,6 +29,7 @@ static void register_hooks(apr_pool_t *p)
     mcp_park_register_hooks(&mcp_proxy_module, LOOPS);
     mcp_request_register("MCP_PROXY_BODY");
     mcp_proxy_register_lbmethod(p);
+    APR_REGISTER_OPTIONAL_FN(mcp_proxy_is_on);
 
     ap_hook_pre_config(pre_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_check_config(mcp_proxy_check_config, NULL, NULL, APR_HOOK_MIDDLE);

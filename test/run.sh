@@ -49,7 +49,7 @@ install_missing() {
     command -v dpkg-query >/dev/null 2>&1 || return 0
     wanted="apache2-bin apache2-dev gcc make libc6-dev binutils autoconf automake libtool pkg-config
         libapr1-dev libaprutil1-dev libhiredis-dev libjson-c-dev libssl-dev check
-        python3 python3-pytest curl openssl ca-certificates"
+        python3 python3-pytest curl openssl ca-certificates redis-server procps"
     missing=
     for package in $wanted; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' ||
@@ -75,12 +75,13 @@ build() {
     make -j2
 }
 
+n='\([0-9]*\)'
+libcheck_line="s/^.*Checks: $n, Failures: $n, Errors: $n.*/\\1 \\2 \\3/p"
 # One line for each program of make check: what libcheck counted in it, else its own result.
 count_checks() {
     find test -name '*.trs' -newer "$work/start" | while read -r result; do
         outcome=$(sed -n 's/^:test-result: //p' "$result")
-        checks=$(sed -n 's/^.*Checks: \([0-9]*\), Failures: \([0-9]*\), Errors: \([0-9]*\).*/\1 \2 \3/p' \
-            "${result%.trs}.log" 2>/dev/null | tail -n 1)
+        checks=$(sed -n "$libcheck_line" "${result%.trs}.log" 2>/dev/null | tail -n 1)
         case $outcome in
             PASS*) set -- ${checks:-1 0 0}; echo "$1 0 0" ;;
             SKIP*) echo "0 0 1" ;;
@@ -108,7 +109,8 @@ python() {
 
 summary() { # word: the number before it in pytest's last line
     tail -n 1 "$work/said" |
-        awk -v word="$1" '{ for (i = 2; i <= NF; i++) if ($i ~ "^" word) n = $(i - 1) } END { print n + 0 }'
+        awk -v word="$1" '{ for (i = 2; i <= NF; i++) if ($i ~ "^" word) n = $(i - 1) }
+            END { print n + 0 }'
 }
 
 run_integration() {

@@ -17,8 +17,10 @@ flags="-std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recov
 packages="apr-1 apr-util-1 hiredis json-c libcrypto"
 # The archive that the modules link, without what links httpd.
 sources=$(ls "$top"/common/mcp_*.c | grep -v /mcp_httpd_)
+# Beside it, the one file of a module that the target is named after.
+sources="$sources $(ls "$top"/mod_*/"${target#fuzz_}.c" 2>/dev/null || true)"
 # shellcheck disable=SC2046,SC2086 # lists of words
-${CC:-clang} $flags -I"$top/common" $(pkg-config --cflags $packages) \
+${CC:-clang} $flags -I"$top/common" -I"$top/mod_mcp_cache" $(pkg-config --cflags $packages) \
     -o "$work/$target" "$here/$target.c" $sources $(pkg-config --libs $packages)
 
 mkdir "$work/found"

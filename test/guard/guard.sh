@@ -23,7 +23,7 @@ shipped_sources() {
 all_sources() {
     {
         shipped_sources
-        find "$top"/test -name '*.[ch]' 2>/dev/null
+        find "$top"/test -name node_modules -prune -o -name '*.[ch]' -print 2>/dev/null
     } | sort
 }
 

@@ -10,8 +10,10 @@ import pytest
 
 from harness import certs
 from harness.backend import Backend
+from harness.caching import CacheRedis, CachingGateway
 from harness.gateway import Gateway
 from harness.mcpserver import McpServer
+from harness.redisd import Redis
 
 
 class Stage:
@@ -23,12 +25,18 @@ class Stage:
         self.directory.chmod(0o755)
         self.gateways, self.backends = [], []
 
-    def gateway(self, *backends, start=True, **options):
+    def gateway(self, *backends, start=True, kind=Gateway, **options):
         folder = self.directory / ("httpd-%d" % len(self.gateways))
         folder.mkdir()
-        made = Gateway(folder, backends, **options)
+        made = kind(folder, backends, **options)
         self.gateways.append(made)
         return made.start() if start else made
+
+    def caching(self, *backends, start=True, **options):
+        return self.gateway(*backends, start=start, kind=CachingGateway, **options)
+
+    def cache_redis(self):
+        return self.keep(CacheRedis(self.directory / ("redis-%d" % len(self.backends))))
 
     def keep(self, backend):
         self.backends.append(backend)
@@ -42,7 +50,9 @@ class Stage:
             except AssertionError as error:
                 problems.append(str(error))
         for backend in self.backends:
-            problems += ["a backend's script failed: %r" % e for e in getattr(backend, "errors", ())]
+            problems += [
+                "a backend's script failed: %r" % e for e in getattr(backend, "errors", ())
+            ]
         assert not problems, "\n".join(problems)
 
     def close(self, keep_files):
@@ -102,6 +112,18 @@ def gateway(stage):
 
 
 @pytest.fixture
+def caching(stage):
+    """caching(backend, ..., alone=False, store=None, cache=(lines), **options): with the cache."""
+    return stage.caching
+
+
+@pytest.fixture
+def cache_redis(stage):
+    """A redis-server that runs."""
+    return stage.cache_redis()
+
+
+@pytest.fixture
 def backend(stage):
     """backend(script, **options): a scripted backend that runs."""
     return lambda script, **options: stage.keep(Backend(script, **options).start())
@@ -125,3 +147,15 @@ def keep(stage):
 def server(stage):
     """server(name, era, ...): a small MCP server that runs."""
     return lambda *arguments, **options: stage.keep(McpServer(*arguments, **options))
+
+
+@pytest.fixture
+def redis(stage):
+    """redis(*arguments): a redis-server of this test's own."""
+    return lambda *arguments: stage.keep(Redis(*arguments))
+
+
+@pytest.fixture(params=["shm", "redis"])
+def store(request, stage):
+    """Each store in turn, as a directive's argument."""
+    return "shm" if request.param == "shm" else stage.keep(Redis()).store

@@ -15,16 +15,29 @@ def check(gateway, *backends, **options):
     return gateway(*backends, start=False, **options).check_config()
 
 
-DURATIONS = ["MCPProxySessionTTL", "MCPProxyConnectTimeout", "MCPProxyBodyTimeout",
-             "MCPProxyResponseTimeout", "MCPProxyStreamTimeout", "MCPProxyWriteTimeout",
-             "MCPProxyHeartbeat", "MCPProxyDrainTimeout"]
+DURATIONS = [
+    "MCPProxySessionTTL",
+    "MCPProxyConnectTimeout",
+    "MCPProxyBodyTimeout",
+    "MCPProxyResponseTimeout",
+    "MCPProxyStreamTimeout",
+    "MCPProxyWriteTimeout",
+    "MCPProxyHeartbeat",
+    "MCPProxyDrainTimeout",
+]
 BAD = [(name, value) for name in DURATIONS for value in ("x", "-1s", "5y", '""', "1s2")]
 BAD += [("MCPProxyMaxBody", value) for value in ("x", "-1", "4Q", "4 M")]
 BAD += [("MCPProxyMaxStreams", value) for value in ("x", "-1", "0", "4K5", "1.5")]
 BAD += [("MCPProxySessionStore", value) for value in ("disk:1", "shm:", "shm:x", "shm:-1", "shm:0")]
-BAD += [("MCPProxyAffinity", "sticky"), ("MCPProxyAsync", "perhaps"), ("MCPProxyCheckHeaders", "1"),
-        ("MCPProxy", "maybe"), ("MCPProxyAllowOrigin", ""), ("MCPProxyAllowOrigin", "example.com"),
-        ("MCPProxyAllowOrigin", "http://a/b")]
+BAD += [
+    ("MCPProxyAffinity", "sticky"),
+    ("MCPProxyAsync", "perhaps"),
+    ("MCPProxyCheckHeaders", "1"),
+    ("MCPProxy", "maybe"),
+    ("MCPProxyAllowOrigin", ""),
+    ("MCPProxyAllowOrigin", "example.com"),
+    ("MCPProxyAllowOrigin", "http://a/b"),
+]
 
 
 @pytest.mark.parametrize("name, value", BAD)
@@ -35,14 +48,30 @@ def test_a_bad_value_is_refused_and_named(gateway, server, name, value):
     assert value.strip('"').split(" ")[0] in said
 
 
-GOOD = ["MCPProxyConnectTimeout 250ms", "MCPProxyBodyTimeout 30", "MCPProxyResponseTimeout 5mi",
-        "MCPProxyStreamTimeout 5m", "MCPProxyStreamTimeout 1d", "MCPProxyWriteTimeout 2h",
-        "MCPProxyHeartbeat Off", "MCPProxyHeartbeat 15s", "MCPProxySessionTTL 4h",
-        "MCPProxyDrainTimeout 10s", "MCPProxyMaxBody 64K", "MCPProxyMaxBody 1G",
-        "MCPProxyMaxBody 500", "MCPProxyAllowOrigin same", "MCPProxyAllowOrigin *",
-        "MCPProxyAllowOrigin https://a.example http://b:81", "MCPProxyAsync Off",
-        "MCPProxyAffinity table", "MCPProxySessionStore shm", "MCPProxySessionStore shm:1000",
-        "MCPProxyCheckHeaders Off", "MCPProxy Off"]
+GOOD = [
+    "MCPProxyConnectTimeout 250ms",
+    "MCPProxyBodyTimeout 30",
+    "MCPProxyResponseTimeout 5mi",
+    "MCPProxyStreamTimeout 5m",
+    "MCPProxyStreamTimeout 1d",
+    "MCPProxyWriteTimeout 2h",
+    "MCPProxyHeartbeat Off",
+    "MCPProxyHeartbeat 15s",
+    "MCPProxySessionTTL 4h",
+    "MCPProxyDrainTimeout 10s",
+    "MCPProxyMaxBody 64K",
+    "MCPProxyMaxBody 1G",
+    "MCPProxyMaxBody 500",
+    "MCPProxyAllowOrigin same",
+    "MCPProxyAllowOrigin *",
+    "MCPProxyAllowOrigin https://a.example http://b:81",
+    "MCPProxyAsync Off",
+    "MCPProxyAffinity table",
+    "MCPProxySessionStore shm",
+    "MCPProxySessionStore shm:1000",
+    "MCPProxyCheckHeaders Off",
+    "MCPProxy Off",
+]
 
 
 @pytest.mark.parametrize("line", GOOD)
@@ -51,17 +80,31 @@ def test_a_good_value_is_taken(gateway, server, line):
     assert status == 0, said
 
 
-LOCAL = ["MCPProxyConnectTimeout 5s", "MCPProxyBodyTimeout 5s", "MCPProxyResponseTimeout 5s",
-         "MCPProxyStreamTimeout 5s", "MCPProxyWriteTimeout 5s", "MCPProxyHeartbeat 5s",
-         "MCPProxyMaxBody 5K", "MCPProxyAllowOrigin *", "MCPProxyCheckHeaders Off"]
-GLOBAL = [("MCPProxyAsync", "On", "Off"), ("MCPProxySessionStore", "shm:100", "shm:200"),
-          ("MCPProxySessionTTL", "1h", "2h"), ("MCPProxyMaxStreams", "100", "200"),
-          ("MCPProxyDrainTimeout", "1s", "2s")]
+LOCAL = [
+    "MCPProxyConnectTimeout 5s",
+    "MCPProxyBodyTimeout 5s",
+    "MCPProxyResponseTimeout 5s",
+    "MCPProxyStreamTimeout 5s",
+    "MCPProxyWriteTimeout 5s",
+    "MCPProxyHeartbeat 5s",
+    "MCPProxyMaxBody 5K",
+    "MCPProxyAllowOrigin *",
+    "MCPProxyCheckHeaders Off",
+]
+GLOBAL = [
+    ("MCPProxyAsync", "On", "Off"),
+    ("MCPProxySessionStore", "shm:100", "shm:200"),
+    ("MCPProxySessionTTL", "1h", "2h"),
+    ("MCPProxyMaxStreams", "100", "200"),
+    ("MCPProxyDrainTimeout", "1s", "2s"),
+]
 
 
 @pytest.mark.parametrize("line", LOCAL)
-@pytest.mark.parametrize("place", ["<VirtualHost *:1>", '<Location "/x">', '<Proxy "balancer://x">',
-                                   '<LocationMatch "^/y">'])
+@pytest.mark.parametrize(
+    "place",
+    ["<VirtualHost *:1>", '<Location "/x">', '<Proxy "balancer://x">', '<LocationMatch "^/y">'],
+)
 def test_local_directives_stand_anywhere(gateway, server, line, place):
     close = "</%s>" % re.match(r"<(\w+)", place)[1]
     status, said = check(gateway, server(), server=[line, place, line, close])
@@ -78,7 +121,9 @@ def test_two_values_of_a_global_directive_are_refused(gateway, server, name, one
 
 @pytest.mark.parametrize("name, one, two", GLOBAL)
 @pytest.mark.parametrize("place", ["<VirtualHost *:1>", '<Location "/x">'])
-def test_a_global_directive_may_stand_anywhere_with_one_value(gateway, server, name, one, two, place):
+def test_a_global_directive_may_stand_anywhere_with_one_value(
+    gateway, server, name, one, two, place
+):
     close = "</%s>" % re.match(r"<(\w+)", place)[1]
     lines = ["%s %s" % (name, one), place, "%s %s" % (name, one), close]
     status, said = check(gateway, server(), server=lines, streams=0)
@@ -87,8 +132,9 @@ def test_a_global_directive_may_stand_anywhere_with_one_value(gateway, server, n
 
 @pytest.mark.parametrize("lbmethod", ["byrequests", "bytraffic", "bybusyness"])
 def test_another_lbmethod_is_refused(gateway, server, lbmethod):
-    status, said = check(gateway, server(), lbmethod=lbmethod,
-                         modules=["lbmethod_bytraffic", "lbmethod_bybusyness"])
+    status, said = check(
+        gateway, server(), lbmethod=lbmethod, modules=["lbmethod_bytraffic", "lbmethod_bybusyness"]
+    )
     assert status != 0
     assert "lbmethod" in said and "MCPProxy" in said
 
@@ -104,12 +150,16 @@ def test_an_lbmethod_that_was_forgotten_is_refused(gateway, server):
 
 @pytest.mark.parametrize("where", ["balancer", "pass"])
 def test_a_sticky_session_is_refused(gateway, server, where):
-    gw = gateway(server(), start=False, balancer=["ProxySet stickysession=ROUTE"]
-                 if where == "balancer" else [])
+    gw = gateway(
+        server(),
+        start=False,
+        balancer=["ProxySet stickysession=ROUTE"] if where == "balancer" else [],
+    )
     if where == "pass":
         text = gw.config
-        gw.config = lambda: text().replace('"balancer://mcp/mcp"',
-                                           '"balancer://mcp/mcp" stickysession=ROUTE')
+        gw.config = lambda: text().replace(
+            '"balancer://mcp/mcp"', '"balancer://mcp/mcp" stickysession=ROUTE'
+        )
     status, said = gw.check_config()
     assert status != 0
     assert "stickysession" in said
@@ -128,10 +178,14 @@ def test_the_module_says_what_it_needs_when_it_is_loaded_too_early(gateway):
 
 
 def test_the_module_exports_one_symbol():
-    out = subprocess.run(["nm", "-D", "--defined-only", str(MODULE)], check=True, text=True,
-                         capture_output=True).stdout
-    names = [line.split()[-1] for line in out.splitlines() if " T " in line or " D " in line
-             or " B " in line or " R " in line]
+    out = subprocess.run(
+        ["nm", "-D", "--defined-only", str(MODULE)], check=True, text=True, capture_output=True
+    ).stdout
+    names = [
+        line.split()[-1]
+        for line in out.splitlines()
+        if " T " in line or " D " in line or " B " in line or " R " in line
+    ]
     assert names == ["mcp_proxy_module"]
 
 
@@ -141,13 +195,23 @@ def test_a_module_that_is_not_used_starts_quietly(gateway):
 
 # Inheritance
 
+
 def test_a_section_overrides_only_what_it_sets(gateway, server):
-    gw = gateway(server(era="stateless"), routes={"/mcp": "/mcp", "/other": "/mcp"},
-                 server=["MCPProxyMaxBody 1K", "MCPProxyAllowOrigin http://a.example",
-                         '<Location "/other">', "  MCPProxyMaxBody 100K", "</Location>"])
+    gw = gateway(
+        server(era="stateless"),
+        routes={"/mcp": "/mcp", "/other": "/mcp"},
+        server=[
+            "MCPProxyMaxBody 1K",
+            "MCPProxyAllowOrigin http://a.example",
+            '<Location "/other">',
+            "  MCPProxyMaxBody 100K",
+            "</Location>",
+        ],
+    )
     gw.expect_log(tags.BODY_TOO_LARGE)
-    body, json_type = b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":"%s"}}' % (b"x" * 2000), [
-        ("Content-Type", "application/json")]
+    body, json_type = b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":"%s"}}' % (
+        b"x" * 2000
+    ), [("Content-Type", "application/json")]
     assert gw.request("POST", "/mcp", json_type, body).status == 413
     assert gw.request("POST", "/other", json_type, body).status == 200
     foreign, known = [("Origin", "http://b.example")], [("Origin", "http://a.example")]
@@ -158,8 +222,13 @@ def test_a_section_overrides_only_what_it_sets(gateway, server):
 def test_a_vhost_that_sets_one_directive_keeps_the_others(gateway, server):
     a = server(era="stateless")
     gw = gateway(a, start=False)
-    gw.server += ["MCPProxyMaxBody 1K", "<VirtualHost *:%d>" % gw.port, "ServerName localhost",
-                  "MCPProxyHeartbeat 10s", "</VirtualHost>"]
+    gw.server += [
+        "MCPProxyMaxBody 1K",
+        "<VirtualHost *:%d>" % gw.port,
+        "ServerName localhost",
+        "MCPProxyHeartbeat 10s",
+        "</VirtualHost>",
+    ]
     gw.start()
     gw.expect_log(tags.BODY_TOO_LARGE)
     body = b'{"a":"%s"}' % (b"x" * 2000)
@@ -198,13 +267,32 @@ def test_the_module_works_when_a_graceful_restart_loads_it_first(gateway, server
     a = server()
     gw = gateway(a, start=False)
     text = gw.config
-    gw.config = lambda: text().split("LoadModule mcp_proxy_module")[0] + "\n".join(
-        line for line in text().splitlines()
-        if line.split(" ")[0] in ("User", "Group", "ServerRoot", "DefaultRuntimeDir", "PidFile",
-                                  "ErrorLog", "ServerName", "Listen", "StartServers", "ServerLimit",
-                                  "ThreadsPerChild", "ThreadLimit", "MaxRequestWorkers",
-                                  "MinSpareThreads", "MaxSpareThreads")) + (
-        "\n<Location /server-status>\nSetHandler server-status\n</Location>\n")
+    gw.config = (
+        lambda: text().split("LoadModule mcp_proxy_module")[0]
+        + "\n".join(
+            line
+            for line in text().splitlines()
+            if line.split(" ")[0]
+            in (
+                "User",
+                "Group",
+                "ServerRoot",
+                "DefaultRuntimeDir",
+                "PidFile",
+                "ErrorLog",
+                "ServerName",
+                "Listen",
+                "StartServers",
+                "ServerLimit",
+                "ThreadsPerChild",
+                "ThreadLimit",
+                "MaxRequestWorkers",
+                "MinSpareThreads",
+                "MaxSpareThreads",
+            )
+        )
+        + ("\n<Location /server-status>\nSetHandler server-status\n</Location>\n")
+    )
     gw.start()
     gw.config = text
     gw.write_config()

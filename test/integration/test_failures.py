@@ -14,11 +14,13 @@ POST = [ACCEPT, JSON]
 
 
 def sending(data, then="gone"):
-    """A script that answers with these bytes; then: "gone" waits, "close" closes, "reset" resets."""
+    """A script that answers with these bytes; then: wait till it is gone, close, reset."""
+
     def script(peer):
         peer.read_request()
         peer.send(data)
         {"gone": peer.wait_gone, "close": peer.close, "reset": peer.reset}[then]()
+
     return script
 
 
@@ -47,8 +49,8 @@ BAD_HEADS = {
     "hex": b"HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\n{}",
     "huge": b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\n{}",
     "empty-length": b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n{}",
-    "length-and-chunked": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
-                          b"2\r\n{}\r\n0\r\n\r\n",
+    "length-and-chunked": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     "gzip-chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "chunked-twice": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
     "unknown-coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
@@ -61,7 +63,9 @@ BAD_HEADS = {
     "bare-cr": b"HTTP/1.1 200 OK\r\nX-A: b\rSet-Cookie: x\r\n\r\n",
     "one-huge-header": b"HTTP/1.1 200 OK\r\nX-A: " + b"x" * 80_000 + b"\r\n\r\n",
     "endless-head": b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 40_000,
-    "many-headers": b"HTTP/1.1 200 OK\r\n" + b"".join(b"X%d: b\r\n" % n for n in range(900)) + b"\r\n",
+    "many-headers": b"HTTP/1.1 200 OK\r\n"
+    + b"".join(b"X%d: b\r\n" % n for n in range(900))
+    + b"\r\n",
     "upgrade": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
 }
 
@@ -76,16 +80,23 @@ def test_a_bad_response_head_is_502(gateway, backend, name):
 
 
 @pytest.mark.parametrize("then", ["close", "reset"])
-@pytest.mark.parametrize("data", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n",
-                                  b"HTTP/1.1 100 Continue\r\n\r\n"],
-                         ids=["nothing", "line", "head", "interim"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+    ],
+    ids=["nothing", "line", "head", "interim"],
+)
 def test_a_backend_that_goes_before_its_head_is_502(gateway, backend, data, then):
     gw = gateway(backend(sending(data, then)))
     announce(gw, tags.BACKEND_GONE)
-    assert_rpc_error(ask(gw, 2 ** 31), 502, 2 ** 31)
+    assert_rpc_error(ask(gw, 2**31), 502, 2**31)
 
 
-@pytest.mark.parametrize("ident", [0, -1, 1.5, 2 ** 53 + 1, "", "x", "\u00e4\"\\\n", "1"])
+@pytest.mark.parametrize("ident", [0, -1, 1.5, 2**53 + 1, "", "x", '\u00e4"\\\n', "1"])
 def test_the_error_carries_the_requests_own_id(gateway, keep, ident):
     gw = gateway(keep(Nobody()))
     announce(gw, tags.CONNECT_FAILED)
@@ -97,7 +108,8 @@ def test_the_id_is_echoed_exactly_as_it_was_written(gateway, keep):
     announce(gw, tags.CONNECT_FAILED)
     body = b'{"jsonrpc":"2.0","method":"x","id":123456789012345678901234567890}'
     assert b'"id":123456789012345678901234567890' in gw.request(
-        "POST", "/mcp", POST, body).body.replace(b" ", b"")
+        "POST", "/mcp", POST, body
+    ).body.replace(b" ", b"")
 
 
 def test_a_notification_gets_the_status_without_a_body(gateway, keep):
@@ -146,6 +158,7 @@ def test_an_error_that_ends_the_client_connection_says_so(gateway, backend):
 
 # Retries
 
+
 def test_what_was_never_sent_is_retried_on_another_member(gateway, server, keep):
     a = server(era="stateless")
     gw = gateway(keep(Nobody()), keep(Nobody()), a)
@@ -156,7 +169,9 @@ def test_what_was_never_sent_is_retried_on_another_member(gateway, server, keep)
 
 
 @pytest.mark.parametrize("then", ["close", "reset"])
-@pytest.mark.parametrize("data", [b"", b"HTTP/1.1 2", b"nonsense\r\n\r\n"], ids=["silent", "half", "bad"])
+@pytest.mark.parametrize(
+    "data", [b"", b"HTTP/1.1 2", b"nonsense\r\n\r\n"], ids=["silent", "half", "bad"]
+)
 def test_what_was_sent_is_never_retried(gateway, backend, data, then):
     first, second = backend(sending(data, then)), backend(sending(data, then))
     gw = gateway(first, second)
@@ -168,11 +183,13 @@ def test_what_was_sent_is_never_retried(gateway, backend, data, then):
 
 def test_a_post_on_a_connection_that_dies_while_it_is_sent_is_not_sent_twice(gateway, backend):
     """The first answer keeps the connection; the second request finds it closing."""
+
     def script(peer):
         peer.read_request()
         peer.answer(b"one")
         peer.read_head()
         peer.reset()
+
     b = backend(script)
     gw = gateway(b)
     announce(gw)
@@ -196,6 +213,7 @@ def test_a_session_is_not_handed_to_another_member(gateway, server):
 
 # What mod_proxy does after its scheme handler
 
+
 def test_a_member_that_refuses_is_left_alone_until_its_retry(gateway, server):
     a, b = server("a", "stateless"), server("b", "stateless")
     gw = gateway(a, b, member="retry=3600")
@@ -210,11 +228,13 @@ def test_a_member_that_refuses_is_left_alone_until_its_retry(gateway, server):
 
 
 def failing_then_other(gateway, backend, server, balancer, data):
-    """A member that answers with these bytes after a wait, beside a healthy one that is a standby."""
+    """A member that answers with these bytes, beside a healthy one that is a standby."""
+
     def script(peer):
         while True:
             peer.read_request()
             peer.send(data)
+
     bad, good = backend(script), server("good", "stateless")
     gw = gateway(bad, balancer=balancer, start=False)
     gw.balancer.append('BalancerMember "%s" route=z status=+H' % good.url)
@@ -223,8 +243,12 @@ def failing_then_other(gateway, backend, server, balancer, data):
 
 def test_failonstatus_puts_a_member_in_error(gateway, backend, server):
     gw, bad, good = failing_then_other(
-        gateway, backend, server, ["ProxySet failonstatus=500,503"],
-        b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops")
+        gateway,
+        backend,
+        server,
+        ["ProxySet failonstatus=500,503"],
+        b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
+    )
     announce(gw)
     first = ask(gw)
     assert (first.status, first.body) == (500, b"oops")
@@ -235,8 +259,12 @@ def test_failonstatus_puts_a_member_in_error(gateway, backend, server):
 
 def test_a_status_that_is_not_in_failonstatus_changes_nothing(gateway, backend, server):
     gw, bad, good = failing_then_other(
-        gateway, backend, server, ["ProxySet failonstatus=503"],
-        b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops")
+        gateway,
+        backend,
+        server,
+        ["ProxySet failonstatus=503"],
+        b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
+    )
     for _ in range(3):
         assert ask(gw).status == 500
     assert good.requests == []
@@ -246,9 +274,14 @@ def test_failontimeout_puts_a_member_in_error(gateway, backend, server):
     def script(peer):
         peer.read_request()
         peer.wait_gone()
+
     bad, good = backend(script), server("good", "stateless")
-    gw = gateway(bad, balancer=["ProxySet failontimeout=On"], start=False,
-                 location=["MCPProxyResponseTimeout 300ms"])
+    gw = gateway(
+        bad,
+        balancer=["ProxySet failontimeout=On"],
+        start=False,
+        location=["MCPProxyResponseTimeout 300ms"],
+    )
     gw.balancer.append('BalancerMember "%s" route=z status=+H' % good.url)
     gw.start()
     announce(gw, tags.TIMEOUT)
@@ -298,4 +331,5 @@ def test_busy_counts_go_back_to_zero(gateway, server):
     def busy():
         page = gw.request("GET", "/manager?xml=1", [("Referer", gw.origin + "/manager")]).body
         return page.split(b"<httpd:busy>")[1].split(b"<")[0]
+
     wait_until(lambda: busy() == b"0", "the busy count to be 0")

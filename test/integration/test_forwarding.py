@@ -8,25 +8,30 @@ from harness.client import ACCEPT, JSON, Mcp, call, rpc
 from harness.wait import wait_until
 
 POST = [ACCEPT, JSON]
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def answering(body=b'{"jsonrpc":"2.0","id":1,"result":{}}', **options):
     """A script that answers every request on the connection alike."""
+
     def script(peer):
         while True:
             peer.read_request()
             peer.answer(body, **options)
+
     return script
 
 
 def exact(data, then_close=False):
     """A script that answers every request with these bytes."""
+
     def script(peer):
         while True:
             peer.read_request()
             peer.send(data)
             if then_close:
                 peer.close()
+
     return script
 
 
@@ -60,6 +65,7 @@ def test_an_event_of_a_running_call_is_not_held_back(gateway, backend):
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: first\n\n").wait_gone()
+
     stream = gateway(backend(script)).connect().request("POST", "/mcp", POST, call("x"))
     assert stream.next_event() == {"data": "first"}
     stream.connection.close()
@@ -112,33 +118,62 @@ def test_proxy_add_headers_off_is_honoured(gateway, backend):
 
 
 def test_request_header_directives_work(gateway, backend):
-    _, _, seen = request_seen(gateway, backend, ("GET", "/mcp", [("X-Old", "1")]), location=[
-        "RequestHeader set X-Added yes", "RequestHeader unset X-Old"])
+    _, _, seen = request_seen(
+        gateway,
+        backend,
+        ("GET", "/mcp", [("X-Old", "1")]),
+        location=["RequestHeader set X-Added yes", "RequestHeader unset X-Old"],
+    )
     assert seen.header("X-Added") == "yes"
     assert seen.header("X-Old") is None
 
 
 def test_hop_by_hop_request_headers_stop_here(gateway, backend):
-    _, _, seen = request_seen(gateway, backend, ("GET", "/mcp", [
-        ("Connection", "close, X-Hop"), ("X-Hop", "1"), ("Keep-Alive", "timeout=9"),
-        ("TE", "trailers"), ("Upgrade", "websocket"), ("X-End", "2")]))
+    _, _, seen = request_seen(
+        gateway,
+        backend,
+        (
+            "GET",
+            "/mcp",
+            [
+                ("Connection", "close, X-Hop"),
+                ("X-Hop", "1"),
+                ("Keep-Alive", "timeout=9"),
+                ("TE", "trailers"),
+                ("Upgrade", "websocket"),
+                ("X-End", "2"),
+            ],
+        ),
+    )
     for name in ("X-Hop", "Keep-Alive", "TE", "Upgrade"):
         assert seen.header(name) is None, name
     assert seen.header("X-End") == "2"
 
 
 def test_mcp_and_unknown_request_headers_pass(gateway, backend):
-    sent = [("Mcp-Session-Id", "abc"), ("MCP-Protocol-Version", "2025-06-18"), ("X-Any", "thing"),
-            ("Authorization", "Bearer tok"), ("Last-Event-ID", "9"), ("Mcp-Param-Region", "eu")]
+    sent = [
+        ("Mcp-Session-Id", "abc"),
+        ("MCP-Protocol-Version", "2025-06-18"),
+        ("X-Any", "thing"),
+        ("Authorization", "Bearer tok"),
+        ("Last-Event-ID", "9"),
+        ("Mcp-Param-Region", "eu"),
+    ]
     _, _, seen = request_seen(gateway, backend, ("GET", "/mcp", sent))
     assert [seen.header(name) for name, _ in sent] == [value for _, value in sent]
 
 
-@pytest.mark.parametrize("headers, body", [
-    ([], b'{"jsonrpc":"2.0","id":1,"method":"ping"}'),
-    ([("Transfer-Encoding", "chunked")],
-     b'5\r\n{"jso\r\n24;x=y\r\nnrpc":"2.0","id":1,"method":"ping"} \r\n0\r\nX-T: 1\r\n\r\n'),
-], ids=["length", "chunked"])
+@pytest.mark.parametrize(
+    "headers, body",
+    [
+        ([], b'{"jsonrpc":"2.0","id":1,"method":"ping"}'),
+        (
+            [("Transfer-Encoding", "chunked")],
+            b'5\r\n{"jso\r\n24;x=y\r\nnrpc":"2.0","id":1,"method":"ping"} \r\n0\r\nX-T: 1\r\n\r\n',
+        ),
+    ],
+    ids=["length", "chunked"],
+)
 def test_a_body_goes_out_with_one_content_length(gateway, backend, headers, body):
     _, _, seen = request_seen(gateway, backend, ("POST", "/mcp", POST + headers, body))
     assert seen.header_all("Transfer-Encoding") == []
@@ -152,7 +187,9 @@ def test_a_post_without_a_body_says_so(gateway, backend):
     assert seen.body == b""
 
 
-@pytest.mark.parametrize("target", ["/mcp?a=b&c=%20d", "/mcp/x%20y?q=%3F", "/mcp/sub/path", "/mcp?"])
+@pytest.mark.parametrize(
+    "target", ["/mcp?a=b&c=%20d", "/mcp/x%20y?q=%3F", "/mcp/sub/path", "/mcp?"]
+)
 def test_path_and_query_go_out_as_they_came(gateway, backend, target):
     _, _, seen = request_seen(gateway, backend, ("GET", target))
     assert seen.target == target
@@ -160,7 +197,9 @@ def test_path_and_query_go_out_as_they_came(gateway, backend, target):
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"])
 def test_any_method_passes(gateway, backend, method):
-    body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}' if method in ("POST", "PUT", "PATCH") else None
+    body = (
+        b'{"jsonrpc":"2.0","id":1,"method":"ping"}' if method in ("POST", "PUT", "PATCH") else None
+    )
     _, _, seen = request_seen(gateway, backend, (method, "/mcp", POST, body))
     assert (seen.method, seen.body) == (method, body or b"")
 
@@ -169,20 +208,37 @@ def test_head_has_no_body_and_keeps_the_connection(gateway, backend):
     def script(peer):
         while True:
             request = peer.read_request()
-            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
-                      + (b"" if request.method == "HEAD" else b"hello"))
+            peer.send(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+                + (b"" if request.method == "HEAD" else b"hello")
+            )
+
     with gateway(backend(script)).connect() as client:
         assert client.request("HEAD", "/mcp").finish().header("Content-Length") in ("5", None)
         assert client.request("GET", "/mcp").finish().body == b"hello"
 
 
-@pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "400 Bad Request", "401 Unauthorized",
-                                    "404 Not Found", "405 Method Not Allowed", "409 Conflict",
-                                    "429 Too Many Requests", "500 Internal Server Error",
-                                    "503 Service Unavailable", "299 Odd"])
+@pytest.mark.parametrize(
+    "status",
+    [
+        "200 OK",
+        "202 Accepted",
+        "400 Bad Request",
+        "401 Unauthorized",
+        "404 Not Found",
+        "405 Method Not Allowed",
+        "409 Conflict",
+        "429 Too Many Requests",
+        "500 Internal Server Error",
+        "503 Service Unavailable",
+        "299 Odd",
+    ],
+)
 def test_the_backends_own_answers_pass_whatever_their_status(gateway, backend, status):
     body = b'{"jsonrpc":"2.0","id":"backend","error":{"code":-1,"message":"mine"}}'
-    answer = gateway(backend(answering(body, status=status))).request("POST", "/mcp", POST, call("x"))
+    answer = gateway(backend(answering(body, status=status))).request(
+        "POST", "/mcp", POST, call("x")
+    )
     assert (answer.status, answer.body) == (int(status[:3]), body)
 
 
@@ -197,11 +253,18 @@ def test_a_response_without_a_body_ends_with_its_head(gateway, backend, status):
 
 
 def test_response_headers_that_matter_pass(gateway, backend):
-    sent = [("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache, no-transform"),
-            ("WWW-Authenticate", 'Bearer resource_metadata="https://a.example/x"'),
-            ("Retry-After", "17"), ("Mcp-Session-Id", "s-1"), ("X-Other", "v"),
-            ("Content-Language", "de")]
-    answer = gateway(backend(answering(headers=sent, status="401 Unauthorized"))).request("GET", "/mcp")
+    sent = [
+        ("X-Accel-Buffering", "no"),
+        ("Cache-Control", "no-cache, no-transform"),
+        ("WWW-Authenticate", 'Bearer resource_metadata="https://a.example/x"'),
+        ("Retry-After", "17"),
+        ("Mcp-Session-Id", "s-1"),
+        ("X-Other", "v"),
+        ("Content-Language", "de"),
+    ]
+    answer = gateway(backend(answering(headers=sent, status="401 Unauthorized"))).request(
+        "GET", "/mcp"
+    )
     assert [answer.header(name) for name, _ in sent] == [value for _, value in sent]
     assert answer.header("Content-Type") == "application/json"
 
@@ -212,8 +275,17 @@ def test_headers_that_stand_twice_pass_twice(gateway, backend):
 
 
 def test_hop_by_hop_response_headers_stop_here(gateway, backend):
-    b = backend(answering(headers=[("Connection", "X-Hop"), ("X-Hop", "1"), ("Keep-Alive", "timeout=3"),
-                                   ("Proxy-Authenticate", "Basic"), ("X-End", "2")]))
+    b = backend(
+        answering(
+            headers=[
+                ("Connection", "X-Hop"),
+                ("X-Hop", "1"),
+                ("Keep-Alive", "timeout=3"),
+                ("Proxy-Authenticate", "Basic"),
+                ("X-End", "2"),
+            ]
+        )
+    )
     answer = gateway(b).request("GET", "/mcp")
     assert answer.header("X-Hop") is None
     assert "timeout=3" not in answer.header("Keep-Alive", "")
@@ -221,12 +293,14 @@ def test_hop_by_hop_response_headers_stop_here(gateway, backend):
 
 
 def test_proxy_pass_reverse_maps_a_location(gateway, backend):
-    b = backend(answering(b"", status="307 Temporary Redirect",
-                          headers=[("Location", "/elsewhere")]))
+    b = backend(
+        answering(b"", status="307 Temporary Redirect", headers=[("Location", "/elsewhere")])
+    )
     gw = gateway(b, single=True, start=False)
     gw.location.append('ProxyPassReverse "%s/elsewhere"' % b.url)
-    b.script = answering(b"", status="307 Temporary Redirect",
-                         headers=[("Location", b.url + "/elsewhere/x")])
+    b.script = answering(
+        b"", status="307 Temporary Redirect", headers=[("Location", b.url + "/elsewhere/x")]
+    )
     assert gw.start().request("GET", "/mcp").header("Location") == gw.origin + "/mcp/x"
 
 
@@ -246,33 +320,48 @@ def test_a_large_request_is_byte_identical(gateway, backend):
 
 def test_bodies_that_are_not_json_pass_untouched(gateway, backend):
     form = b"grant_type=client_credentials&scope=%7Bmcp%7D"
-    _, _, seen = request_seen(gateway, backend, ("POST", "/mcp", [
-        ("Content-Type", "application/x-www-form-urlencoded")], form))
+    _, _, seen = request_seen(
+        gateway,
+        backend,
+        ("POST", "/mcp", [("Content-Type", "application/x-www-form-urlencoded")], form),
+    )
     assert seen.body == form
 
 
-@pytest.mark.parametrize("data", [
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=\"y\"\r\nde\r\n0\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0005\r\nabcde\r\n000\r\nX-T: 1\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\ntransfer-encoding:Chunked\r\n\r\n5 \r\nabcde\r\n0\r\n\r\n",
-    b"HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nabcde",
-    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nabcde",
-], ids=["chunked", "trailer", "odd-case", "no-reason", "same-length-twice"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        CHUNKED + b'3\r\nabc\r\n2;x="y"\r\nde\r\n0\r\n\r\n',
+        CHUNKED + b"0005\r\nabcde\r\n000\r\nX-T: 1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding:Chunked\r\n\r\n5 \r\nabcde\r\n0\r\n\r\n",
+        b"HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nabcde",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nabcde",
+    ],
+    ids=["chunked", "trailer", "odd-case", "no-reason", "same-length-twice"],
+)
 def test_any_lawful_framing_of_a_response_works(gateway, backend, data):
     assert gateway(backend(exact(data))).request("GET", "/mcp").body == b"abcde"
 
 
-@pytest.mark.parametrize("head", [b"HTTP/1.0 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n",
-                                  b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n",
+    ],
+)
 def test_a_body_may_end_with_the_connection(gateway, backend, head):
     with gateway(backend(exact(head + b"abcde", then_close=True))).connect() as client:
         for _ in range(2):
             assert client.request("GET", "/mcp").finish().body == b"abcde"
 
 
-@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n",
-                                     b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3],
-                         ids=["continue", "hints"])
+@pytest.mark.parametrize(
+    "interim",
+    [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3],
+    ids=["continue", "hints"],
+)
 def test_interim_responses_do_not_disturb_the_final_one(gateway, backend, interim):
     data = interim + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde"
     assert gateway(backend(exact(data))).request("POST", "/mcp", POST, call("x")).body == b"abcde"
@@ -282,8 +371,13 @@ def test_a_client_that_expects_100_continue_gets_it(gateway, backend):
     b = backend(answering())
     body = json.dumps(call("x")).encode()
     with gateway(b).connect() as client:
-        client.send(client.head("POST", "/mcp", [*POST, ("Expect", "100-continue"),
-                                                 ("Content-Length", str(len(body)))]))
+        client.send(
+            client.head(
+                "POST",
+                "/mcp",
+                [*POST, ("Expect", "100-continue"), ("Content-Length", str(len(body)))],
+            )
+        )
         client.fill_until(lambda: b"\r\n\r\n" in client.buffer)
         assert client.buffer.startswith(b"HTTP/1.1 100")
         answer = client.send(body).response()
@@ -296,6 +390,7 @@ def test_a_backend_may_answer_before_it_has_read_the_request(gateway, backend):
         peer.read_head()
         peer.answer(b"early", status="413 Too Large", headers=[("Connection", "close")])
         peer.wait_gone()
+
     answer = gateway(backend(script)).request("POST", "/mcp", POST, call("x", blob="y" * 3_000_000))
     assert (answer.status, answer.body) == (413, b"early")
 
@@ -309,10 +404,17 @@ def test_proxy_pass_without_a_balancer_works(gateway, server):
     assert client.call("echo", n=1)["echo"] == {"n": 1}
 
 
-@pytest.mark.parametrize("modules, lines", [
-    (["filter", "deflate"], ["SetOutputFilter DEFLATE"]),
-    (["filter", "deflate"], ["AddOutputFilterByType DEFLATE text/event-stream application/json"]),
-], ids=["set", "by-type"])
+@pytest.mark.parametrize(
+    "modules, lines",
+    [
+        (["filter", "deflate"], ["SetOutputFilter DEFLATE"]),
+        (
+            ["filter", "deflate"],
+            ["AddOutputFilterByType DEFLATE text/event-stream application/json"],
+        ),
+    ],
+    ids=["set", "by-type"],
+)
 def test_compression_stays_off_event_streams(gateway, backend, modules, lines):
     def script(peer):
         while True:
@@ -320,6 +422,7 @@ def test_compression_stays_off_event_streams(gateway, backend, modules, lines):
                 peer.answer(b'{"a":"%s"}' % (b"x" * 2000))
             else:
                 peer.begin_stream().chunk(b"data: plain\n\n").end_chunks()
+
     gw = gateway(backend(script), modules=modules, location=lines)
     headers = [ACCEPT, ("Accept-Encoding", "gzip")]
     stream = gw.request("GET", "/mcp", headers)

@@ -17,16 +17,25 @@ LINE = "[Fri Nov 20 10:00:00.000000 2026] [%s] [pid 1:tid 2] [client 127.0.0.1:9
 
 
 def run_pytest(folder, *arguments):
-    return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=HERE, text=True,
-                          capture_output=True, check=False, stdin=subprocess.DEVNULL,
-                          env=dict(os.environ, MPM="event", TMPDIR=str(folder)))
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=HERE,
+        text=True,
+        capture_output=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=dict(os.environ, MPM="event", TMPDIR=str(folder)),
+    )
 
 
-@pytest.mark.parametrize("sample, complaint", [
-    ("sample_unannounced.py", "unannounced in the error log"),
-    ("sample_silent.py", "announced, but not in the error log: AH01114"),
-    ("sample_leftover.py", "processes left over"),
-])
+@pytest.mark.parametrize(
+    "sample, complaint",
+    [
+        ("sample_unannounced.py", "unannounced in the error log"),
+        ("sample_silent.py", "announced, but not in the error log: AH01114"),
+        ("sample_leftover.py", "processes left over"),
+    ],
+)
 def test_a_test_that_must_fail_fails(sample, complaint, stage):
     done = run_pytest(stage.directory, "samples/" + sample)
     assert done.returncode == 1, done.stdout
@@ -43,23 +52,31 @@ def test_every_test_file_has_tests(stage):
         assert int(counts.get(file.name, 0)) > 0, "no test was collected from " + file.name
 
 
-@pytest.mark.parametrize("line", [
-    LINE % ("mcp_proxy:warn", "MCP2001: something"),
-    LINE % ("core:notice", "AH00051: child pid 7 exit signal Segmentation fault (11), possible"),
-    LINE % ("core:crit", "AH00102: something"),
-    "==12==ERROR: AddressSanitizer: heap-use-after-free on address 0x1",
-    "free(): invalid pointer",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        LINE % ("mcp_proxy:warn", "MCP2001: something"),
+        LINE
+        % ("core:notice", "AH00051: child pid 7 exit signal Segmentation fault (11), possible"),
+        LINE % ("core:crit", "AH00102: something"),
+        "==12==ERROR: AddressSanitizer: heap-use-after-free on address 0x1",
+        "free(): invalid pointer",
+    ],
+)
 def test_oracle_objects_to_what_was_not_announced(line):
     assert len(oracle.judge(oracle.parse(line), [])) == 1
 
 
 def test_oracle_takes_what_was_announced_and_what_is_harmless():
-    lines = [LINE % ("mcp_proxy:error", "MCP2001: no route to a"),
-             LINE % ("core:notice", "AH00094: Command line: 'httpd'"),
-             LINE % ("mcp_proxy:info", "MCP2002: started")]
-    assert oracle.judge(oracle.parse("\n".join(lines)),
-                        [oracle.Expectation("MCP2001", "no route")]) == []
+    lines = [
+        LINE % ("mcp_proxy:error", "MCP2001: no route to a"),
+        LINE % ("core:notice", "AH00094: Command line: 'httpd'"),
+        LINE % ("mcp_proxy:info", "MCP2002: started"),
+    ]
+    assert (
+        oracle.judge(oracle.parse("\n".join(lines)), [oracle.Expectation("MCP2001", "no route")])
+        == []
+    )
 
 
 def test_oracle_wants_the_announced_text_too():
@@ -70,6 +87,7 @@ def test_oracle_wants_the_announced_text_too():
 def fake_response(keep, data):
     """A client connection to a socket that sends these bytes and closes."""
     import socket
+
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve():
@@ -77,6 +95,7 @@ def fake_response(keep, data):
         sock.sendall(data)
         sock.close()
         listener.close()
+
     threading.Thread(target=serve, daemon=True).start()
     return keep(Connection(listener.getsockname()))
 
@@ -84,15 +103,18 @@ def fake_response(keep, data):
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-@pytest.mark.parametrize("data, ended", [
-    (CHUNKED + b"3\r\nabc\r\n0\r\n\r\n", "complete"),
-    (CHUNKED + b"3\r\nabc\r\n0\r\n", "broken"),
-    (CHUNKED + b"3\r\nabc\r\n", "broken"),
-    (CHUNKED + b"9\r\nabc", "broken"),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "complete"),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", "broken"),
-    (b"HTTP/1.0 200 OK\r\n\r\nabc", "complete"),
-])
+@pytest.mark.parametrize(
+    "data, ended",
+    [
+        (CHUNKED + b"3\r\nabc\r\n0\r\n\r\n", "complete"),
+        (CHUNKED + b"3\r\nabc\r\n0\r\n", "broken"),
+        (CHUNKED + b"3\r\nabc\r\n", "broken"),
+        (CHUNKED + b"9\r\nabc", "broken"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "complete"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", "broken"),
+        (b"HTTP/1.0 200 OK\r\n\r\nabc", "complete"),
+    ],
+)
 def test_client_tells_an_end_from_a_break(keep, data, ended):
     response = fake_response(keep, data).response()
     assert response.wait_end() == ended

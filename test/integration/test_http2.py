@@ -12,8 +12,9 @@ from harness.client import call
 from harness.h2 import Curl
 from harness.wait import wait_until
 
-pytestmark = pytest.mark.skipif(os.environ.get("MPM") == "prefork",
-                                reason="mod_http2 does not work with prefork")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("MPM") == "prefork", reason="mod_http2 does not work with prefork"
+)
 LISTEN = ["Accept: text/event-stream"]
 
 
@@ -25,6 +26,7 @@ def gw2(request, gateway):
     def make(*backends, **options):
         lines = ["Protocols h2 h2c http/1.1", *options.pop("server", [])]
         return gateway(*backends, tls=request.param, modules=["http2"], server=lines, **options)
+
     return make
 
 
@@ -38,6 +40,7 @@ def streaming(event, end=True):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait(event).chunk(b"data: b\n\n")
         peer.end_chunks() if end else peer.close()
+
     return script
 
 
@@ -66,6 +69,7 @@ def test_a_client_that_leaves_is_told_to_the_backend(gw2, backend, curl):
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait_gone()
+
     b = backend(script)
     stream = curl(gw2(b), "/mcp", headers=LISTEN)
     stream.wait_body(b"data: a")
@@ -97,8 +101,9 @@ def test_errors_are_json_rpc(gw2, keep, curl):
 
 def test_a_refusal_is_json_rpc(gw2, server, curl):
     headers = ["MCP-Protocol-Version: 2026-07-28", "Mcp-Method: tools/list"]
-    _, line, body = curl(gw2(server(era="stateless")), "/mcp", headers=headers,
-                         body=call("x", 9)).finish()
+    _, line, body = curl(
+        gw2(server(era="stateless")), "/mcp", headers=headers, body=call("x", 9)
+    ).finish()
     assert line == "2 400"
     assert json.loads(body)["error"]["code"] == -32020
 
@@ -130,12 +135,26 @@ def test_sessions_work(gw2, server, curl):
     a, b = server("a"), server("b")
     gw = gw2(a, b)
     for _ in range(4):
-        out = curl(gw, "/mcp", "-D", "-", body={"jsonrpc": "2.0", "id": 0, "method": "initialize",
-                                               "params": {}}).finish()[2].decode()
-        session = next(line.split(": ")[1].strip() for line in out.splitlines()
-                       if line.lower().startswith("mcp-session-id"))
+        out = (
+            curl(
+                gw,
+                "/mcp",
+                "-D",
+                "-",
+                body={"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {}},
+            )
+            .finish()[2]
+            .decode()
+        )
+        session = next(
+            line.split(": ")[1].strip()
+            for line in out.splitlines()
+            if line.lower().startswith("mcp-session-id")
+        )
         home = "a" if session in a.sessions else "b"
-        body = curl(gw, "/mcp", headers=["Mcp-Session-Id: " + session], body=call("whoami")).finish()[2]
+        body = curl(
+            gw, "/mcp", headers=["Mcp-Session-Id: " + session], body=call("whoami")
+        ).finish()[2]
         assert json.loads(body)["result"]["server"] == home
 
 

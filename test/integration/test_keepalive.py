@@ -43,20 +43,30 @@ def test_calls_one_after_the_other_use_one_backend_connection(gateway, backend):
     assert len(b.peers) == 1
 
 
-@pytest.mark.parametrize("name, tail", [
-    ("leftover", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}extra"),
-    ("second response", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-                        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
-    ("chunks", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\nextra"),
-    ("close", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"),
-    ("old", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
-    ("body on 204", b"HTTP/1.1 204 No Content\r\n\r\n{}"),
-])
+@pytest.mark.parametrize(
+    "name, tail",
+    [
+        ("leftover", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}extra"),
+        (
+            "second response",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+            b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",
+        ),
+        (
+            "chunks",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\nextra",
+        ),
+        ("close", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"),
+        ("old", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
+        ("body on 204", b"HTTP/1.1 204 No Content\r\n\r\n{}"),
+    ],
+)
 def test_a_backend_connection_with_a_doubtful_end_is_not_used_again(gateway, backend, name, tail):
     def script(peer):
         peer.read_request()
         peer.send(tail)
         peer.wait_gone()
+
     b = backend(script)
     gw = gateway(b)
     gw.expect_log(r"MCP20\d\d", optional=True)
@@ -72,6 +82,7 @@ def test_a_late_extra_response_is_never_given_to_the_next_client(gateway, backen
         peer.read_request()
         peer.answer(b"mine")
         peer.wait(event).answer(b"poison").wait_gone()
+
     b = backend(script)
     gw = gateway(b)
     assert gw.request("GET", "/mcp").body == b"mine"
@@ -85,6 +96,7 @@ def test_a_backend_connection_that_was_closed_while_idle_is_not_used(gateway, ba
     def script(peer):
         peer.read_request()
         peer.answer(b"one").close()
+
     b = backend(script)
     gw = gateway(b)
     for number in range(5):
@@ -101,12 +113,14 @@ def test_disablereuse_is_honoured(gateway, backend):
         b.wait_gone(number)
 
 
-def test_a_stream_that_its_client_left_frees_its_backend_connection_for_nobody(gateway, backend,
-                                                                              event):
+def test_a_stream_that_its_client_left_frees_its_backend_connection_for_nobody(
+    gateway, backend, event
+):
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait(event)
         peer.chunk(b"data: late\n\n").end_chunks().wait_gone()
+
     b = backend(script)
     gw = gateway(b)
     stream = gw.connect().request("GET", "/mcp", LISTEN)
@@ -120,16 +134,21 @@ def test_a_stream_that_its_client_left_frees_its_backend_connection_for_nobody(g
 def test_pipelined_requests_are_answered_in_order(gateway, backend):
     b = backend(echoing)
     with gateway(b).connect() as client:
-        client.send(b"".join(client.head("GET", "/mcp/%s%d" % ("stream" if n % 2 else "", n))
-                             for n in range(6)))
+        client.send(
+            b"".join(
+                client.head("GET", "/mcp/%s%d" % ("stream" if n % 2 else "", n)) for n in range(6)
+            )
+        )
         for number in range(6):
             assert b"%d|" % number in client.response().finish().body
 
 
 def test_a_pipelined_request_behind_a_refused_one_is_answered(gateway, backend):
     with gateway(backend(echoing)).connect() as client:
-        client.send(client.head("GET", "/mcp", [("Origin", "http://evil.example")])
-                    + client.head("GET", "/mcp/2"))
+        client.send(
+            client.head("GET", "/mcp", [("Origin", "http://evil.example")])
+            + client.head("GET", "/mcp/2")
+        )
         assert client.response().finish().status == 403
         assert client.response().finish().body == b"/mcp/2|"
 
@@ -168,6 +187,7 @@ def test_a_break_ends_the_client_connection_too(gateway, backend):
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").close()
+
     gw = gateway(backend(script))
     gw.expect_log(tags.BACKEND_BROKE)
     client = gw.connect()
@@ -181,7 +201,8 @@ def test_a_session_over_one_connection(gateway, server):
     client = Mcp(gw).initialize()
     with gw.connect() as connection:
         for ident in range(10):
-            answer = connection.request("POST", "/mcp", client.headers(),
-                                        call("progress" if ident % 2 else "echo", ident))
+            answer = connection.request(
+                "POST", "/mcp", client.headers(), call("progress" if ident % 2 else "echo", ident)
+            )
             assert answer.message()["id"] == ident
         assert connection.request("DELETE", "/mcp", client.headers()).finish().status == 204

@@ -30,9 +30,16 @@ def sse_servers(server, **options):
     return [server(name, "sse", **options) for name in "abc"]
 
 
-@pytest.mark.parametrize("endpoint", ["/message?sessionId={id}", "/message?session_id={id}",
-                                      "/message/{id}", "/message?x=1&sessionId={id}",
-                                      "/message/{id}?x=1"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "/message?sessionId={id}",
+        "/message?session_id={id}",
+        "/message/{id}",
+        "/message?x=1&sessionId={id}",
+        "/message/{id}?x=1",
+    ],
+)
 def test_the_posts_of_a_stream_reach_its_backend(gateway, server, endpoint):
     servers = sse_servers(server, endpoint=endpoint)
     gw = gateway(*servers, routes=ROUTES)
@@ -62,8 +69,14 @@ def test_an_absolute_url_is_mapped_to_the_gateways(gateway, server):
         assert json.loads(stream.next_event()["data"])["id"] == 1
 
 
-@pytest.mark.parametrize("endpoint", ["/app/message?sessionId={id}", "/app/message/{id}",
-                                      "http://127.0.0.1:{port}/app/message?sessionId={id}"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "/app/message?sessionId={id}",
+        "/app/message/{id}",
+        "http://127.0.0.1:{port}/app/message?sessionId={id}",
+    ],
+)
 @pytest.mark.parametrize("reverse", [True, False], ids=["with-reverse", "without"])
 def test_a_path_prefix_is_mapped_back(gateway, server, endpoint, reverse):
     servers = sse_servers(server, endpoint=endpoint, prefix="")
@@ -76,10 +89,16 @@ def test_a_path_prefix_is_mapped_back(gateway, server, endpoint, reverse):
         assert json.loads(stream.next_event()["data"])["id"] == 1
 
 
-@pytest.mark.parametrize("url", ["http://evil.example/message?sessionId=1",
-                                 "//evil.example/message?sessionId=1",
-                                 "https://127.0.0.1:1/message?sessionId=1",
-                                 "javascript:alert(1)", "http://127.0.0.1:1@evil.example/message"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://evil.example/message?sessionId=1",
+        "//evil.example/message?sessionId=1",
+        "https://127.0.0.1:1/message?sessionId=1",
+        "javascript:alert(1)",
+        "http://127.0.0.1:1@evil.example/message",
+    ],
+)
 def test_an_endpoint_elsewhere_is_502(gateway, server, url):
     gw = gateway(server(era="sse", endpoint=url), routes=ROUTES)
     gw.expect_log(tags.ENDPOINT_FOREIGN)
@@ -95,22 +114,35 @@ def sse_script(*parts, event=None):
         if event:
             peer.wait(event)
         peer.end_chunks()
+
     return script
 
 
 FORMS = {
-    "lf": (b"event: endpoint\ndata: /app/m?sessionId=1\n\n",
-           b"event: endpoint\ndata: /m?sessionId=1\n\n"),
-    "crlf": (b"event: endpoint\r\ndata: /app/m?sessionId=1\r\n\r\n",
-             b"event: endpoint\r\ndata: /m?sessionId=1\r\n\r\n"),
-    "no-space": (b"event:endpoint\ndata:/app/m?sessionId=1\n\n",
-                 b"event:endpoint\ndata:/m?sessionId=1\n\n"),
-    "comment": (b": hi\n\nevent: endpoint\ndata: /app/m?sessionId=1\n\n",
-                b": hi\n\nevent: endpoint\ndata: /m?sessionId=1\n\n"),
-    "two-comments": (b": hi\n:\r\n\r\nevent: endpoint\ndata: /app/m?sessionId=1\n\n",
-                     b": hi\n:\r\n\r\nevent: endpoint\ndata: /m?sessionId=1\n\n"),
-    "bom": (b"\xef\xbb\xbfevent: endpoint\ndata: /app/m?sessionId=1\n\n",
-            b"\xef\xbb\xbfevent: endpoint\ndata: /m?sessionId=1\n\n"),
+    "lf": (
+        b"event: endpoint\ndata: /app/m?sessionId=1\n\n",
+        b"event: endpoint\ndata: /m?sessionId=1\n\n",
+    ),
+    "crlf": (
+        b"event: endpoint\r\ndata: /app/m?sessionId=1\r\n\r\n",
+        b"event: endpoint\r\ndata: /m?sessionId=1\r\n\r\n",
+    ),
+    "no-space": (
+        b"event:endpoint\ndata:/app/m?sessionId=1\n\n",
+        b"event:endpoint\ndata:/m?sessionId=1\n\n",
+    ),
+    "comment": (
+        b": hi\n\nevent: endpoint\ndata: /app/m?sessionId=1\n\n",
+        b": hi\n\nevent: endpoint\ndata: /m?sessionId=1\n\n",
+    ),
+    "two-comments": (
+        b": hi\n:\r\n\r\nevent: endpoint\ndata: /app/m?sessionId=1\n\n",
+        b": hi\n:\r\n\r\nevent: endpoint\ndata: /m?sessionId=1\n\n",
+    ),
+    "bom": (
+        b"\xef\xbb\xbfevent: endpoint\ndata: /app/m?sessionId=1\n\n",
+        b"\xef\xbb\xbfevent: endpoint\ndata: /m?sessionId=1\n\n",
+    ),
 }
 
 # Only a stream that opens with the event line is held back for it.
@@ -122,8 +154,11 @@ PASSED_ON = {
 
 @pytest.mark.parametrize("name", PASSED_ON)
 def test_a_stream_that_opens_otherwise_passes_as_it_is(gateway, backend, name):
-    gw = gateway(backend(sse_script(PASSED_ON[name])), single=True,
-                 routes={"/sse": "/app/sse", "/m": "/app/m"})
+    gw = gateway(
+        backend(sse_script(PASSED_ON[name])),
+        single=True,
+        routes={"/sse": "/app/sse", "/m": "/app/m"},
+    )
     assert gw.request("GET", "/sse", LISTEN).body == PASSED_ON[name]
 
 
@@ -131,8 +166,9 @@ def test_a_stream_that_opens_otherwise_passes_as_it_is(gateway, backend, name):
 def test_only_the_data_of_the_endpoint_event_changes(gateway, backend, name):
     before, after = FORMS[name]
     rest = b"event: endpoint\ndata: /app/m?sessionId=2\n\ndata: /app/m\n\n"
-    gw = gateway(backend(sse_script(before, rest)), single=True,
-                 routes={"/sse": "/app/sse", "/m": "/app/m"})
+    gw = gateway(
+        backend(sse_script(before, rest)), single=True, routes={"/sse": "/app/sse", "/m": "/app/m"}
+    )
     answer = gw.request("GET", "/sse", LISTEN)
     assert answer.body == after + rest
 
@@ -149,7 +185,10 @@ def test_events_in_the_same_packet_as_the_endpoint_follow_at_once(gateway, backe
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(data).wait(event).end_chunks()
-    stream = gateway(backend(script), routes={"/sse": "/sse"}).connect().request("GET", "/sse", LISTEN)
+
+    stream = (
+        gateway(backend(script), routes={"/sse": "/sse"}).connect().request("GET", "/sse", LISTEN)
+    )
     stream.wait(lambda: stream.body == data, "both events")
     event.set()
 
@@ -161,6 +200,7 @@ def test_an_endpoint_event_that_never_ends_passes_in_bounded_memory(gateway, bac
         for _ in range(2000):
             peer.chunk(b"x" * 10_000)
         peer.end_chunks()
+
     b = backend(script)
     gw = gateway(b, routes={"/sse": "/sse"})
     gw.request("OPTIONS", "/sse-warm-up")

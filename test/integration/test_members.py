@@ -19,8 +19,12 @@ def set_status(gw, url, **flags):
     nonce = re.search(r"nonce=([0-9a-f-]+)", page)[1]
     fields = "&".join("w_%s=%d" % pair for pair in flags.items())
     body = "b=mcp&w=%s&nonce=%s&%s" % (url, nonce, fields)
-    answer = gw.request("POST", "/manager", [
-        ("Content-Type", "application/x-www-form-urlencoded"), here], body.encode())
+    answer = gw.request(
+        "POST",
+        "/manager",
+        [("Content-Type", "application/x-www-form-urlencoded"), here],
+        body.encode(),
+    )
     assert answer.status == 200
 
 

@@ -33,6 +33,7 @@ def test_events_arrive_at_once_and_the_connection_lives_on(gateway, backend, eve
         while True:
             peer.read_request()
             peer.begin_stream().chunk(b"data: a\n\n").wait(event).chunk(b"data: b\n\n").end_chunks()
+
     with gateway(backend(script), mpm=mpm).connect() as client:
         stream = client.request("GET", "/mcp", LISTEN)
         assert stream.next_event() == {"data": "a"}
@@ -45,8 +46,12 @@ def test_a_quiet_stream_gets_comments(gateway, backend, event, mpm):
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait(event).end_chunks()
-    stream = gateway(backend(script), mpm=mpm, location=["MCPProxyHeartbeat 100ms"]
-                     ).connect().request("GET", "/mcp", LISTEN)
+
+    stream = (
+        gateway(backend(script), mpm=mpm, location=["MCPProxyHeartbeat 100ms"])
+        .connect()
+        .request("GET", "/mcp", LISTEN)
+    )
     stream.read_until(b"data: a\n\n")
     stream.read_until(b":")
     event.set()
@@ -58,6 +63,7 @@ def test_a_client_that_leaves_a_quiet_stream_is_told_to_the_backend(gateway, bac
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait_gone()
+
     b = backend(script)
     stream = gateway(b, mpm=mpm, tls=front).connect().request("GET", "/mcp", LISTEN)
     stream.next_event()
@@ -69,6 +75,7 @@ def test_a_client_that_leaves_before_the_answer_is_told_to_the_backend(gateway, 
     def script(peer):
         peer.read_request()
         peer.wait_gone()
+
     b = backend(script)
     client = gateway(b, mpm=mpm).connect()
     body = json.dumps(call("x")).encode()
@@ -82,6 +89,7 @@ def test_a_stream_that_the_backend_breaks_off_is_seen_broken(gateway, backend, e
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait(event).close()
+
     gw = gateway(backend(script), mpm=mpm)
     gw.expect_log(tags.BACKEND_BROKE)
     stream = gw.connect().request("GET", "/mcp", LISTEN)
@@ -95,13 +103,16 @@ def test_what_was_never_sent_is_retried(gateway, server, keep, mpm):
     gw.expect_log(tags.CONNECT_FAILED)
     gw.expect_log(tags.MEMBER_ERROR, optional=True)
     for _ in range(4):
-        assert gw.request("POST", "/mcp", [ACCEPT, JSON], json.dumps(call("x")).encode()).status == 200
+        assert (
+            gw.request("POST", "/mcp", [ACCEPT, JSON], json.dumps(call("x")).encode()).status == 200
+        )
 
 
 def test_timeouts_work(gateway, backend, mpm):
     def script(peer):
         peer.read_request()
         peer.wait_gone()
+
     gw = gateway(backend(script), mpm=mpm, location=["MCPProxyResponseTimeout 300ms"])
     gw.expect_log(tags.TIMEOUT, "MCPProxyResponseTimeout")
     gw.expect_log(tags.MEMBER_ERROR, optional=True)
@@ -123,6 +134,7 @@ def test_a_client_that_takes_nothing_is_dropped(gateway, backend, mpm):
         peer.begin_stream()
         while True:
             peer.chunk(b"data: " + b"x" * 50_000 + b"\n\n")
+
     b = backend(script, send_buffer=65536)
     gw = gateway(b, mpm=mpm, location=["MCPProxyWriteTimeout 500ms"])
     client = gw.connect(receive_buffer=65536)
@@ -131,8 +143,12 @@ def test_a_client_that_takes_nothing_is_dropped(gateway, backend, mpm):
 
 
 def test_http_sse_works(gateway, server, mpm):
-    gw = gateway(server("a", "sse"), server("b", "sse"), mpm=mpm,
-                 routes={"/sse": "/sse", "/message": "/message"})
+    gw = gateway(
+        server("a", "sse"),
+        server("b", "sse"),
+        mpm=mpm,
+        routes={"/sse": "/sse", "/message": "/message"},
+    )
     for _ in range(4):
         stream = gw.connect().request("GET", "/sse", LISTEN)
         url = stream.next_event()["data"]

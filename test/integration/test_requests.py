@@ -24,6 +24,7 @@ def stateless_gateway(gateway, server, **options):
 
 # Size
 
+
 def sized(size):
     """A request of exactly that many bytes."""
     empty = json.dumps(call("echo", 1, x="")).encode()
@@ -48,7 +49,9 @@ def test_the_default_limit_is_4_megabytes(gateway, server):
     gw, _ = stateless_gateway(gateway, server)
     assert gw.request("POST", "/mcp", POST, sized(4 * 1024 * 1024)).status == 200
     with gw.connect() as client:
-        client.send(client.head("POST", "/mcp", [*POST, ("Content-Length", str(4 * 1024 * 1024 + 1))]))
+        client.send(
+            client.head("POST", "/mcp", [*POST, ("Content-Length", str(4 * 1024 * 1024 + 1))])
+        )
         assert_rpc_error(client.response(), 413)
 
 
@@ -74,17 +77,33 @@ def test_endless_chunks_are_stopped_at_the_limit(gateway, server):
 
 # Origin
 
+
 def origin_answer(gw, origin, **headers):
     pairs = [("Origin", origin)] + list(headers.items())
     return gw.request("POST", "/mcp", [*POST, *pairs], BODY)
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost", "null", "",
-                                    "https://localhost:{port}", "http://localhost:{port}.evil.example",
-                                    "http://evil.example:{port}", "http://localhost:{port}@evil.example",
-                                    "http://localhost:{port}/", "localhost:{port}", "http://",
-                                    "http://xlocalhost:{port}", "http://localhost:{port}, http://evil.example",
-                                    "http://[::1", "file://localhost:{port}", "*"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "http://localhost",
+        "null",
+        "",
+        "https://localhost:{port}",
+        "http://localhost:{port}.evil.example",
+        "http://evil.example:{port}",
+        "http://localhost:{port}@evil.example",
+        "http://localhost:{port}/",
+        "localhost:{port}",
+        "http://",
+        "http://xlocalhost:{port}",
+        "http://localhost:{port}, http://evil.example",
+        "http://[::1",
+        "file://localhost:{port}",
+        "*",
+    ],
+)
 def test_a_foreign_origin_is_403(gateway, server, origin):
     gw, a = stateless_gateway(gateway, server)
     answer = origin_answer(gw, origin.format(port=gw.port))
@@ -100,8 +119,12 @@ def test_the_servers_own_origin_passes(gateway, server):
 
 def test_a_server_alias_is_the_same_origin(gateway, server):
     gw, _ = stateless_gateway(gateway, server, start=False)
-    host = ["<VirtualHost *:%d>" % gw.port, "ServerName localhost", "ServerAlias mcp.example",
-            "</VirtualHost>"]
+    host = [
+        "<VirtualHost *:%d>" % gw.port,
+        "ServerName localhost",
+        "ServerAlias mcp.example",
+        "</VirtualHost>",
+    ]
     gw.server += host
     gw.start()
     assert origin_answer(gw, "http://mcp.example:%d" % gw.port).status == 200
@@ -114,8 +137,15 @@ def test_a_forged_host_does_not_make_an_origin_the_same(gateway, server):
     assert_rpc_error(origin_answer(gw, "http://" + evil, Host=evil), 403, 1)
     assert_rpc_error(origin_answer(gw, "http://evil.example", Host="evil.example"), 403, 1)
     with gw.connect() as client:
-        client.send(client.head("POST", "http://%s/mcp" % evil, [
-            ("Host", evil), ("Origin", "http://" + evil), *POST], BODY) + BODY)
+        client.send(
+            client.head(
+                "POST",
+                "http://%s/mcp" % evil,
+                [("Host", evil), ("Origin", "http://" + evil), *POST],
+                BODY,
+            )
+            + BODY
+        )
         assert client.response().status == 403
     assert a.requests == []
 
@@ -135,11 +165,16 @@ def test_origin_counts_for_every_method(gateway, server, method):
 
 
 def test_allowed_origins_pass_and_others_do_not(gateway, server):
-    gw, _ = stateless_gateway(gateway, server, location=[
-        "MCPProxyAllowOrigin https://a.example http://b.example:8080"])
-    for origin, status in (("https://a.example", 200), ("http://b.example:8080", 200),
-                           ("http://a.example", 403), ("https://a.example:444", 403),
-                           ("https://a.example.evil", 403)):
+    gw, _ = stateless_gateway(
+        gateway, server, location=["MCPProxyAllowOrigin https://a.example http://b.example:8080"]
+    )
+    for origin, status in (
+        ("https://a.example", 200),
+        ("http://b.example:8080", 200),
+        ("http://a.example", 403),
+        ("https://a.example:444", 403),
+        ("https://a.example.evil", 403),
+    ):
         assert origin_answer(gw, origin).status == status, origin
 
 
@@ -151,27 +186,35 @@ def test_a_star_allows_any_origin(gateway, server):
 
 # Framing of requests
 
-@pytest.mark.parametrize("head, body", [
-    ("Content-Length: 4\r\nContent-Length: 5\r\n", b"abcde"),
-    ("Content-Length: 4, 5\r\n", b"abcde"),
-    ("Content-Length: -1\r\n", b""),
-    ("Content-Length: 1e3\r\n", b""),
-    ("Transfer-Encoding: gzip\r\n", b"x"),
-    ("Transfer-Encoding: chunked\r\n", b"zz\r\nabc\r\n0\r\n\r\n"),
-    ("Transfer-Encoding: chunked\r\n", b"3\r\nabcdef\r\n0\r\n\r\n"),
-    ("Transfer-Encoding: chunked\r\n", b"ffffffffffffffffffff\r\nabc"),
-    ("Bad Header: x\r\n", b""),
-    ("Mcp-Session-Id: a\x00b\r\n", b""),
-    ("Mcp-Session-Id: a\x07b\r\n", b""),
-    ("X: " + "y" * 9000 + "\r\n", b""),
-    ("X: y\r\n" * 200, b""),
-])
+
+@pytest.mark.parametrize(
+    "head, body",
+    [
+        ("Content-Length: 4\r\nContent-Length: 5\r\n", b"abcde"),
+        ("Content-Length: 4, 5\r\n", b"abcde"),
+        ("Content-Length: -1\r\n", b""),
+        ("Content-Length: 1e3\r\n", b""),
+        ("Transfer-Encoding: gzip\r\n", b"x"),
+        ("Transfer-Encoding: chunked\r\n", b"zz\r\nabc\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\n", b"3\r\nabcdef\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\n", b"ffffffffffffffffffff\r\nabc"),
+        ("Bad Header: x\r\n", b""),
+        ("Mcp-Session-Id: a\x00b\r\n", b""),
+        ("Mcp-Session-Id: a\x07b\r\n", b""),
+        ("X: " + "y" * 9000 + "\r\n", b""),
+        ("X: y\r\n" * 200, b""),
+    ],
+)
 def test_a_request_that_is_not_http_is_refused(gateway, server, head, body):
     gw, a = stateless_gateway(gateway, server)
     gw.expect_log(r"AH\d{5}", optional=True)
     with gw.connect() as client:
-        client.send(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                    + head.encode("latin-1") + b"\r\n" + body)
+        client.send(
+            b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            + head.encode("latin-1")
+            + b"\r\n"
+            + body
+        )
         assert client.response().status in (400, 413, 501)
     assert a.requests == []
     still_works(gw)
@@ -181,8 +224,10 @@ def test_length_beside_chunked_smuggles_nothing(gateway, server):
     gw, a = stateless_gateway(gateway, server)
     with gw.connect() as client:
         chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
-        client.send(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                    b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked)
+        client.send(
+            b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked
+        )
         assert client.response().finish().status in (200, 400)
     assert [r.body for r in a.requests] in ([], [BODY])
 
@@ -195,8 +240,11 @@ def test_a_truncated_upload_reaches_no_backend(gateway, server, how, framing):
     if framing == "length":
         client.send(client.head("POST", "/mcp", [*POST, ("Content-Length", "100")]) + BODY[:20])
     else:
-        client.send(client.head("POST", "/mcp", [*POST, ("Transfer-Encoding", "chunked")])
-                    + b"40\r\n" + BODY[:20])
+        client.send(
+            client.head("POST", "/mcp", [*POST, ("Transfer-Encoding", "chunked")])
+            + b"40\r\n"
+            + BODY[:20]
+        )
     {"close": client.close, "reset": client.reset, "half": client.shutdown_write}[how]()
     still_works(gw)
     wait_until(lambda: len(gw.access()) >= 2 or how != "close", "the log")
@@ -205,14 +253,23 @@ def test_a_truncated_upload_reaches_no_backend(gateway, server, how, framing):
 
 def test_requests_that_stop_in_their_head_disturb_nobody(gateway, server):
     gw, _ = stateless_gateway(gateway, server)
-    for data in (b"", b"P", b"POST /mcp HTTP/1.1\r\n", b"POST /mcp HTTP/1.1\r\nHost: x\r\nA", b"\x00" * 100,
-                 b"\r\n" * 50, b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"):
+    for data in (
+        b"",
+        b"P",
+        b"POST /mcp HTTP/1.1\r\n",
+        b"POST /mcp HTTP/1.1\r\nHost: x\r\nA",
+        b"\x00" * 100,
+        b"\r\n" * 50,
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ):
         client = gw.connect().send(data)
         client.close()
     still_works(gw)
 
 
 # Oddities that pass
+
 
 def test_a_get_without_accept_passes(gateway, server):
     client = Mcp(gateway(server())).initialize()
@@ -224,24 +281,57 @@ def test_a_get_without_accept_passes(gateway, server):
 def test_a_client_response_without_a_method_passes(gateway, server):
     client = Mcp(gateway(server())).initialize()
     assert client.post({"jsonrpc": "2.0", "id": "x", "result": {}}).status == 202
-    assert client.post({"jsonrpc": "2.0", "id": "x", "error": {"code": 1, "message": "m"}}).status == 202
+    assert (
+        client.post({"jsonrpc": "2.0", "id": "x", "error": {"code": 1, "message": "m"}}).status
+        == 202
+    )
 
 
 DEEP = b'{"jsonrpc":"2.0","id":1,"method":"x","params":' + b"[" * 400 + b"]" * 400 + b"}"
-TOO_DEEP = b'{"jsonrpc":"2.0","id":1,"method":"x","params":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+TOO_DEEP = (
+    b'{"jsonrpc":"2.0","id":1,"method":"x","params":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+)
 
 
-@pytest.mark.parametrize("body", [
-    DEEP, TOO_DEEP, b"", b"null", b"[]", b'"text"', b"{}", b'{"jsonrpc":"2.0"}', b"\x00\xff",
-    b'{"method":"\\ud800"}', b'{"jsonrpc":"2.0","id":{},"method":"x"}', b"[1,2,[3]]",
-    b'{"jsonrpc":"2.0","id":1,"method":' + b'"' + b"m" * 100_000 + b'"}'],
-    ids=["deep", "too-deep", "empty", "null", "array", "string", "object", "bare", "binary", "surrogate",
-         "id-object", "numbers", "long-method"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        DEEP,
+        TOO_DEEP,
+        b"",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b'{"jsonrpc":"2.0"}',
+        b"\x00\xff",
+        b'{"method":"\\ud800"}',
+        b'{"jsonrpc":"2.0","id":{},"method":"x"}',
+        b"[1,2,[3]]",
+        b'{"jsonrpc":"2.0","id":1,"method":' + b'"' + b"m" * 100_000 + b'"}',
+    ],
+    ids=[
+        "deep",
+        "too-deep",
+        "empty",
+        "null",
+        "array",
+        "string",
+        "object",
+        "bare",
+        "binary",
+        "surrogate",
+        "id-object",
+        "numbers",
+        "long-method",
+    ],
+)
 def test_odd_bodies_crash_nothing(gateway, backend, body):
     def script(peer):
         while True:
             peer.read_request()
             peer.answer()
+
     b = backend(script)
     gw = gateway(b)
     answer = gw.request("POST", "/mcp", POST, body)
@@ -251,8 +341,21 @@ def test_odd_bodies_crash_nothing(gateway, backend, body):
     still_works(gw)
 
 
-@pytest.mark.parametrize("session", ["x" * 8000, "\u00e4\u00f6".encode().decode("latin-1"), "a b\tc", "%00%0a",
-                                     "../../etc/passwd", "a,b", '"quoted"', "'; drop", "*", "\x7f" * 3])
+@pytest.mark.parametrize(
+    "session",
+    [
+        "x" * 8000,
+        "\u00e4\u00f6".encode().decode("latin-1"),
+        "a b\tc",
+        "%00%0a",
+        "../../etc/passwd",
+        "a,b",
+        '"quoted"',
+        "'; drop",
+        "*",
+        "\x7f" * 3,
+    ],
+)
 def test_odd_session_ids_are_the_backends_to_judge_or_refused(gateway, server, session):
     a = server()
     gw = gateway(a)
@@ -262,15 +365,29 @@ def test_odd_session_ids_are_the_backends_to_judge_or_refused(gateway, server, s
     still_works(gw)
 
 
-@pytest.mark.parametrize("query", ["session_id=", "session_id", "sessionId=%", "sessionId=%zz",
-                                   "session_id=%00", "session_id=a%0d%0aX: b", "sessionId=a&sessionId=b",
-                                   "session_id=" + "x" * 7000, "&&&=&session_id", "sessionId=%ff%fe"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "session_id=",
+        "session_id",
+        "sessionId=%",
+        "sessionId=%zz",
+        "session_id=%00",
+        "session_id=a%0d%0aX: b",
+        "sessionId=a&sessionId=b",
+        "session_id=" + "x" * 7000,
+        "&&&=&session_id",
+        "sessionId=%ff%fe",
+    ],
+)
 def test_odd_session_queries_go_out_as_they_came(gateway, server, query):
     a = server()
     gw = gateway(a)
     with gw.connect() as client:
-        client.send(b"POST /mcp?%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                    b"Content-Length: %d\r\n\r\n" % (query.replace(" ", "%20").encode(), len(BODY)) + BODY)
+        client.send(
+            b"POST /mcp?%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % (query.replace(" ", "%20").encode(), len(BODY)) + BODY
+        )
         assert client.response().finish().status in (400, 404)
     assert all(r.target == "/mcp?" + query.replace(" ", "%20") for r in a.requests)
     still_works(gw)
@@ -289,8 +406,12 @@ def test_a_session_id_of_8_kb_works_when_a_backend_issues_it(gateway, server):
 def test_two_session_headers_crash_nothing(gateway, server):
     gw = gateway(server())
     client = Mcp(gw).initialize()
-    answer = gw.request("POST", "/mcp", [*POST, ("Mcp-Session-Id", client.session),
-                                         ("Mcp-Session-Id", "other")], BODY)
+    answer = gw.request(
+        "POST",
+        "/mcp",
+        [*POST, ("Mcp-Session-Id", client.session), ("Mcp-Session-Id", "other")],
+        BODY,
+    )
     assert answer.status in (400, 404)
     still_works(gw)
 
@@ -307,8 +428,11 @@ def test_trace_and_connect_go_nowhere(gateway, server):
 def test_an_http_1_0_request_works(gateway, server):
     gw, _ = stateless_gateway(gateway, server)
     with gw.connect() as client:
-        client.send(b"POST /mcp HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-                    % len(BODY) + BODY)
+        client.send(
+            b"POST /mcp HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            % len(BODY)
+            + BODY
+        )
         answer = client.response().finish()
         assert (answer.status, answer.json()["id"]) == (200, 1)
         wait_until(client.is_closed_by_server, "the server to close")
@@ -319,7 +443,7 @@ def test_an_upload_byte_by_byte_works(gateway, server):
     client = gw.connect()
     client.send(client.head("POST", "/mcp", [*POST, ("Content-Length", str(len(BODY)))]))
     for number in range(len(BODY)):
-        client.send(BODY[number:number + 1])
+        client.send(BODY[number : number + 1])
         stays(lambda: True, 0.002)
     assert client.response().json()["id"] == 1
 

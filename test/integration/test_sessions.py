@@ -14,14 +14,19 @@ ALICE, BOB = basic("alice", "wonder"), basic("bob", "builder")
 
 def use(gw, session, ident=1, extra=(), path="/mcp"):
     """A call with that session, known or not."""
-    return gw.request("POST", path, [ACCEPT, JSON, ("Mcp-Session-Id", session), *extra],
-                      json.dumps(call("whoami", ident)).encode())
+    return gw.request(
+        "POST",
+        path,
+        [ACCEPT, JSON, ("Mcp-Session-Id", session), *extra],
+        json.dumps(call("whoami", ident)).encode(),
+    )
 
 
 def seen_by(servers, session):
     """Which servers have seen that session id in a header."""
-    return [s.name for s in servers
-            if any(r.header("Mcp-Session-Id") == session for r in s.requests)]
+    return [
+        s.name for s in servers if any(r.header("Mcp-Session-Id") == session for r in s.requests)
+    ]
 
 
 def mcp_clients(gw, count, **options):
@@ -37,8 +42,10 @@ def test_a_session_stays_with_its_member(gateway, server, children):
     servers = three(server)
     gw = gateway(*servers, children=children, threads=4)
     clients = mcp_clients(gw, 9)
-    homes = {client.session: next(s.name for s in servers if client.session in s.sessions)
-             for client in clients}
+    homes = {
+        client.session: next(s.name for s in servers if client.session in s.sessions)
+        for client in clients
+    }
     assert set(homes.values()) == set("abc")
     for _ in range(4):
         for client in clients:
@@ -63,6 +70,7 @@ def test_a_session_issued_on_an_event_stream_is_learnt(gateway, backend, server,
                 peer.chunk(b'data: {"jsonrpc":"2.0","id":0,"result":{}}\n\n').end_chunks()
             else:
                 peer.answer(b'{"jsonrpc":"2.0","id":1,"result":{"server":"mine"}}')
+
     mine, others = backend(script), [server("x"), server("y"), server("z")]
     gw = gateway(mine, *others)
     body = json.dumps(rpc("initialize", {}, 0)).encode()
@@ -72,8 +80,10 @@ def test_a_session_issued_on_an_event_stream_is_learnt(gateway, backend, server,
         assert use(gw, "streamed").message()["result"]["server"] == "mine"
 
 
-@pytest.mark.parametrize("form", ["/mcp?session_id=%s", "/mcp?sessionId=%s", "/mcp?a=b&session_id=%s",
-                                  "/mcp?sessionId=%s&x=y"])
+@pytest.mark.parametrize(
+    "form",
+    ["/mcp?session_id=%s", "/mcp?sessionId=%s", "/mcp?a=b&session_id=%s", "/mcp?sessionId=%s&x=y"],
+)
 def test_a_session_may_stand_in_the_query(gateway, server, form):
     servers = three(server)
     gw = gateway(*servers)
@@ -125,6 +135,7 @@ def test_loadfactor_weighs(gateway, server):
 
 # Unknown ids
 
+
 def test_an_unknown_id_goes_to_the_same_member_on_every_gateway(gateway, server):
     servers = three(server)
     gateways = [gateway(*servers, children=2, threads=4), gateway(*servers)]
@@ -171,11 +182,20 @@ def test_made_up_ids_leave_no_trace_in_the_table(gateway, server):
 
 # Whose it is
 
-def auth_gateway(gateway, *servers, **options):
+
+def open_and_closed(gateway, a, *lines):
     """/mcp is open, /auth wants a user; both have the same balancer."""
-    return gateway(*servers, **options, server=[
-        "<Location /auth>", '  ProxyPass "balancer://mcp/mcp"', "  MCPProxy On",
-        *AUTH, "</Location>", *options.pop("more", [])])
+    return gateway(
+        a,
+        server=[
+            "<Location /auth>",
+            '  ProxyPass "balancer://mcp/mcp"',
+            "  MCPProxy On",
+            *AUTH,
+            "</Location>",
+            *lines,
+        ],
+    )
 
 
 @pytest.mark.parametrize("owner, other", [(ALICE, BOB), (BOB, ALICE)])
@@ -193,7 +213,7 @@ def test_a_foreign_session_is_404_and_reaches_no_backend(gateway, server, owner,
 
 def test_nobody_is_an_identity_too(gateway, server):
     a = server()
-    gw = auth_gateway(gateway, a)
+    gw = open_and_closed(gateway, a)
     nobodys, alices = Mcp(gw).initialize(), Mcp(gw, "/auth", [ALICE]).initialize()
     assert_rpc_error(use(gw, nobodys.session, 3, [ALICE], "/auth"), 404, 3)
     assert_rpc_error(use(gw, alices.session, 4), 404, 4)
@@ -207,14 +227,9 @@ def is_known(gw, a, session):
     return len(a.requests) == count
 
 
-def knowing_gateway(gateway, a, *lines):
-    return gateway(a, server=["<Location /auth>", '  ProxyPass "balancer://mcp/mcp"',
-                              "  MCPProxy On", *AUTH, "</Location>", *lines])
-
-
 def test_delete_forgets_a_session(gateway, server):
     a = server()
-    gw = knowing_gateway(gateway, a)
+    gw = open_and_closed(gateway, a)
     client = Mcp(gw).initialize()
     assert is_known(gw, a, client.session)
     assert client.delete().status == 204
@@ -225,10 +240,13 @@ def test_a_delete_that_the_backend_refuses_forgets_nothing(gateway, backend):
     def script(peer):
         while True:
             request = peer.read_request()
-            peer.answer(status="405 Method Not Allowed" if request.method == "DELETE" else "200 OK",
-                        headers=[("Mcp-Session-Id", "s1")] if b"initialize" in request.body else [])
+            peer.answer(
+                status="405 Method Not Allowed" if request.method == "DELETE" else "200 OK",
+                headers=[("Mcp-Session-Id", "s1")] if b"initialize" in request.body else [],
+            )
+
     a = backend(script)
-    gw = knowing_gateway(gateway, a)
+    gw = open_and_closed(gateway, a)
     client = Mcp(gw).initialize()
     assert client.delete().status == 405
     assert is_known(gw, a, "s1")
@@ -236,7 +254,7 @@ def test_a_delete_that_the_backend_refuses_forgets_nothing(gateway, backend):
 
 def test_the_backends_404_forgets_a_session(gateway, server):
     a = server()
-    gw = knowing_gateway(gateway, a)
+    gw = open_and_closed(gateway, a)
     client = Mcp(gw).initialize()
     a.sessions.clear()
     assert client.post(call("whoami")).status == 404
@@ -245,7 +263,7 @@ def test_the_backends_404_forgets_a_session(gateway, server):
 
 def test_a_session_is_forgotten_after_its_time_to_live(gateway, server):
     a = server()
-    gw = knowing_gateway(gateway, a, "MCPProxySessionTTL 1s")
+    gw = open_and_closed(gateway, a, "MCPProxySessionTTL 1s")
     client = Mcp(gw).initialize()
     assert is_known(gw, a, client.session)
     wait_until(lambda: not is_known(gw, a, client.session), "the session to be forgotten")
@@ -253,7 +271,7 @@ def test_a_session_is_forgotten_after_its_time_to_live(gateway, server):
 
 def test_an_open_standing_stream_keeps_a_session(gateway, server):
     a = server()
-    gw = knowing_gateway(gateway, a, "MCPProxySessionTTL 1s")
+    gw = open_and_closed(gateway, a, "MCPProxySessionTTL 1s")
     client, other = Mcp(gw).initialize(), Mcp(gw).initialize()
     client.listen()
     wait_until(lambda: not is_known(gw, a, other.session), "the idle session to be forgotten")
@@ -262,7 +280,7 @@ def test_an_open_standing_stream_keeps_a_session(gateway, server):
 
 def test_a_full_table_forgets_the_least_recently_used(gateway, server):
     a = server()
-    gw = knowing_gateway(gateway, a, "MCPProxySessionStore shm:8")
+    gw = open_and_closed(gateway, a, "MCPProxySessionStore shm:8")
     clients = mcp_clients(gw, 8)
     # Uses within the same second are not told apart.
     stays(lambda: clients[0].where() == "a", 1.5)
@@ -272,7 +290,7 @@ def test_a_full_table_forgets_the_least_recently_used(gateway, server):
 
 def test_a_full_table_spares_sessions_with_an_open_stream(gateway, server):
     a = server()
-    gw = knowing_gateway(gateway, a, "MCPProxySessionStore shm:8")
+    gw = open_and_closed(gateway, a, "MCPProxySessionStore shm:8")
     held = Mcp(gw).initialize()
     held.listen()
     mcp_clients(gw, 20)
@@ -282,7 +300,7 @@ def test_a_full_table_spares_sessions_with_an_open_stream(gateway, server):
 
 def test_a_full_table_takes_from_the_identity_that_holds_the_most(gateway, server):
     a = server()
-    gw = knowing_gateway(gateway, a, "MCPProxySessionStore shm:8")
+    gw = open_and_closed(gateway, a, "MCPProxySessionStore shm:8")
     alice = Mcp(gw, "/auth", [ALICE]).initialize()
     mcp_clients(gw, 30)
     count = len(a.requests)
@@ -294,9 +312,19 @@ def test_a_full_table_takes_from_the_identity_that_holds_the_most(gateway, serve
 def test_balancers_have_tables_of_their_own(gateway, server):
     a, b = server("a"), server("b")
     a.make_id = b.make_id = lambda: "same"
-    gw = gateway(a, server=['<Proxy "balancer://two">', '  BalancerMember "%s"' % b.url,
-                            "  ProxySet lbmethod=mcp", "</Proxy>", "<Location /two>",
-                            '  ProxyPass "balancer://two/mcp"', "  MCPProxy On", "</Location>"])
+    gw = gateway(
+        a,
+        server=[
+            '<Proxy "balancer://two">',
+            '  BalancerMember "%s"' % b.url,
+            "  ProxySet lbmethod=mcp",
+            "</Proxy>",
+            "<Location /two>",
+            '  ProxyPass "balancer://two/mcp"',
+            "  MCPProxy On",
+            "</Location>",
+        ],
+    )
     one, two = Mcp(gw).initialize(), Mcp(gw, "/two").initialize()
     assert one.session == two.session
     assert (one.where(), two.where()) == ("a", "b")

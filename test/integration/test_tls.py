@@ -15,8 +15,15 @@ POST = [ACCEPT, JSON]
 
 def proxy_tls(*lines):
     """What an operator writes for https members."""
-    return {"modules": ["ssl"], "server": ["SSLProxyEngine On", 'SSLProxyCACertificateFile "%s"'
-                                           % certs.files()[0], "SSLProxyVerify require", *lines]}
+    return {
+        "modules": ["ssl"],
+        "server": [
+            "SSLProxyEngine On",
+            'SSLProxyCACertificateFile "%s"' % certs.files()[0],
+            "SSLProxyVerify require",
+            *lines,
+        ],
+    }
 
 
 def answering(peer):
@@ -83,6 +90,7 @@ def test_a_tls_backend_that_goes_mid_stream_is_seen_broken(gateway, backend, eve
         peer.read_request()
         peer.begin_stream().chunk(b"data: a\n\n").wait(event)
         peer.close() if notify else peer.reset()
+
     gw = gateway(backend(script, tls=True), **proxy_tls())
     gw.expect_log(tags.BACKEND_BROKE, optional=True)
     gw.expect_log(r"AH0\d{4}", optional=True)
@@ -98,7 +106,10 @@ def test_a_body_may_end_with_the_tls_connection(gateway, backend, event):
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: a\n\n")
         peer.wait(event)
         peer.close()
-    stream = gateway(backend(script, tls=True), **proxy_tls()).connect().request("GET", "/mcp", LISTEN)
+
+    stream = (
+        gateway(backend(script, tls=True), **proxy_tls()).connect().request("GET", "/mcp", LISTEN)
+    )
     stream.next_event()
     event.set()
     assert stream.wait_end() == "complete"
@@ -110,6 +121,7 @@ def test_large_bodies_pass_through_tls_on_both_sides(gateway, backend):
     def script(peer):
         peer.read_request()
         peer.answer(answer).wait_gone()
+
     b = backend(script, tls=True)
     gw = gateway(b, tls=True, **proxy_tls())
     body = json.dumps(call("x", blob="z" * 3_000_000)).encode()
@@ -126,6 +138,7 @@ def test_a_slow_tls_reader_gets_every_byte(gateway, backend):
         for _ in range(size // 10_000):
             peer.chunk(b"x" * 10_000)
         peer.end_chunks()
+
     gw = gateway(backend(script), tls=True, location=["MCPProxyWriteTimeout 60s"])
     stream = gw.connect(receive_buffer=8192).request("GET", "/mcp", LISTEN)
     stays(lambda: True, 0.5)
@@ -134,8 +147,15 @@ def test_a_slow_tls_reader_gets_every_byte(gateway, backend):
 
 def test_a_backend_whose_certificate_is_not_trusted_is_refused(gateway, backend):
     b = backend(answering, tls=True)
-    gw = gateway(b, modules=["ssl"], server=["SSLProxyEngine On", "SSLProxyVerify require",
-                                             "SSLProxyCACertificateFile /etc/ssl/certs/ca-certificates.crt"])
+    gw = gateway(
+        b,
+        modules=["ssl"],
+        server=[
+            "SSLProxyEngine On",
+            "SSLProxyVerify require",
+            "SSLProxyCACertificateFile /etc/ssl/certs/ca-certificates.crt",
+        ],
+    )
     gw.expect_log(tags.TLS_FAILED)
     gw.expect_log(r"AH0\d{4}", optional=True)
     assert_rpc_error(gw.request("POST", "/mcp", POST, json.dumps(call("x")).encode()), 503, 1)
@@ -157,7 +177,8 @@ def test_https_members_without_ssl_proxy_engine_are_refused(gateway, backend):
 
 
 def test_a_backend_that_speaks_plain_where_tls_is_expected_is_refused(gateway, backend):
-    b = backend(answering)
+    # A real one answers a client hello as the bad request that it is, and does not wait for more.
+    b = backend(lambda peer: peer.answer(status="400 Bad Request"))
     b.scheme = "https"
     gw = gateway(b, **proxy_tls())
     gw.expect_log(tags.TLS_FAILED)
@@ -168,6 +189,7 @@ def test_a_backend_that_speaks_plain_where_tls_is_expected_is_refused(gateway, b
 def test_a_tls_handshake_that_hangs_holds_no_thread_and_times_out(gateway, backend, event):
     def hanging(peer):
         peer.wait(event)
+
     b = backend(hanging)
     b.scheme = "https"
     gw = gateway(b, threads=4, location=["MCPProxyConnectTimeout 2s"], **proxy_tls())

@@ -1,26 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same conversation on every kind of connection: TLS, HTTP/2, the worker and
-// prefork MPMs, MCPProxyAsync Off, and many clients on few threads.
+// The same conversation on every kind of connection: TLS to the clients and to the
+// servers, HTTP/2, the worker and prefork MPMs, MCPProxyAsync Off, many clients on few threads.
 import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Agent, fetch as anyFetch } from 'undici';
 import { connect1, connect2, connectSse, textOf } from './lib/clients.mjs';
-import { startGateway, stock } from './lib/gateway.mjs';
+import { makeCertificate, startGateway, stock } from './lib/gateway.mjs';
 import { ownerOf, soon, startServers, until } from './lib/servers.mjs';
 
-const servers = {};
-
-before(async () => {
-    servers.sessions = await startServers(['a', 'b', 'c'], 'sessions', { resumable: true, retry: 20 });
-    servers.legacy = await startServers(['a', 'b', 'c'], 'legacy');
-    servers.stateless = await startServers(['a', 'b', 'c'], 'stateless');
-});
-
-after(() => Promise.all(Object.values(servers).flat().map(server => server.stop())));
-
 const kinds = ['sessions', 'legacy', 'stateless'];
+const names = ['a', 'b', 'c'];
 
-function startVariant(setup) {
+// Three servers of each kind: { sessions, legacy, stateless }.
+async function startAll(settings = {}) {
+    const all = await Promise.all(kinds.map(kind =>
+        startServers(names, kind, { resumable: true, retry: 20, ...settings })));
+    return Object.fromEntries(kinds.map((kind, i) => [kind, all[i]]));
+}
+
+const stopAll = servers =>
+    Promise.all(Object.values(servers ?? {}).flat().map(server => server.stop()));
+
+let plain;
+before(async () => {
+    plain = await startAll();
+});
+after(() => stopAll(plain));
+
+function startVariant(servers, setup) {
     const places = {
         sessions: [{ path: '/sessions', to: 'balancer://sessions/mcp' }],
         legacy: [{ path: '/legacy/', to: 'balancer://legacy/' }],
@@ -37,7 +47,7 @@ const call = async (client, name, args = {}, ...rest) =>
 
 // Progress in lock-step, a request from server to client, and a standing stream: what breaks
 // first where a connection is served differently.
-async function talkWithSession(gateway, fetch) {
+async function talkWithSession(servers, gateway, fetch) {
     const client = await connect1(gateway.url('/sessions'), { fetch });
     const id = client.transport.sessionId;
     const owner = await ownerOf(servers.sessions, id);
@@ -56,7 +66,7 @@ async function talkWithSession(gateway, fetch) {
         || entry.headers['mcp-session-id'] !== id), 'the streams end at the server');
 }
 
-async function talkLegacy(gateway, fetch) {
+async function talkLegacy(servers, gateway, fetch) {
     const client = await connectSse(gateway.url('/legacy/sse'), { fetch });
     const onprogress = () => { call(client, 'step').catch(() => {}); };
     assert.equal(await call(client, 'steps', { count: 3 }, { onprogress }), '3 steps');
@@ -68,7 +78,7 @@ async function talkLegacy(gateway, fetch) {
         'the server sees the client go');
 }
 
-async function talkStateless(gateway, fetch) {
+async function talkStateless(servers, gateway, fetch) {
     const client = await connect2(gateway.url('/stateless'), undefined, { fetch });
     const heard = [];
     client.setNotificationHandler('notifications/tools/list_changed', () => { heard.push(1); });
@@ -83,18 +93,29 @@ async function talkStateless(gateway, fetch) {
     await client.close();
 }
 
-function variant(name, setup, makeFetch = () => undefined) {
+// settings: for servers of the variant's own, where it needs such.
+function variant(name, setup, makeFetch = () => undefined, settings = undefined) {
     describe(name, { skip: stock }, () => {
+        let servers;
         let gateway;
         let fetch;
         before(async () => {
-            gateway = await startVariant(setup);
+            servers = settings ? await startAll(settings()) : undefined;
+            gateway = await startVariant(servers ?? plain, setup);
             fetch = makeFetch();
         });
-        after(() => gateway?.stop());
-        test('sessions', () => soon(talkWithSession(gateway, fetch), 'the conversation', 20000));
-        test('HTTP+SSE', () => soon(talkLegacy(gateway, fetch), 'the conversation', 20000));
-        test('stateless', () => soon(talkStateless(gateway, fetch), 'the conversation', 20000));
+        after(async () => {
+            // httpd gives a TLS connection that never sent a request its time, also when it stops.
+            await fetch?.close();
+            try {
+                await gateway?.stop();
+            } finally {
+                await stopAll(servers);
+            }
+        });
+        test('sessions', () => soon(talkWithSession(servers ?? plain, gateway, fetch), 'the conversation', 20000));
+        test('HTTP+SSE', () => soon(talkLegacy(servers ?? plain, gateway, fetch), 'the conversation', 20000));
+        test('stateless', () => soon(talkStateless(servers ?? plain, gateway, fetch), 'the conversation', 20000));
     });
 }
 
@@ -102,13 +123,23 @@ function variant(name, setup, makeFetch = () => undefined) {
 function fetchOver(allowH2) {
     return () => {
         const dispatcher = new Agent({ allowH2, connect: { rejectUnauthorized: false } });
-        return (url, init) => anyFetch(url, { ...init, dispatcher });
+        const over = (url, init) => anyFetch(url, { ...init, dispatcher });
+        return Object.assign(over, { close: () => dispatcher.destroy() });
     };
 }
+
+const certificates = fs.mkdtempSync(path.join(os.tmpdir(), 'mcp-certificates-'));
+after(() => fs.rmSync(certificates, { recursive: true }));
+const secureBackends = ['SSLProxyEngine On', 'SSLProxyVerify none', 'SSLProxyCheckPeerName Off',
+    'SSLProxyCheckPeerCN Off'];
 
 variant('plain', {});
 variant('TLS', { tls: true }, fetchOver(false));
 variant('HTTP/2 over TLS', { tls: true, directives: ['Protocols h2 http/1.1'] }, fetchOver(true));
+variant('TLS to the servers', { modules: ['ssl'], directives: secureBackends }, undefined,
+    () => ({ tls: makeCertificate(certificates) }));
+variant('TLS on both sides', { tls: true, directives: secureBackends }, fetchOver(false),
+    () => ({ tls: makeCertificate(certificates) }));
 variant('MCPProxyAsync Off', { directives: ['MCPProxyAsync Off'], mpm: 'worker' });
 variant('the worker MPM', { mpm: 'worker' });
 variant('the prefork MPM', { mpm: 'prefork' });
@@ -122,7 +153,7 @@ const debian = {
 describe('sixty clients on a few threads, with what Debian has switched on', { skip: stock }, () => {
     let gateway;
     before(async () => {
-        gateway = await startVariant(debian);
+        gateway = await startVariant(plain, debian);
     });
     after(() => gateway?.stop());
     test('each with a standing stream and a running call', async () => {

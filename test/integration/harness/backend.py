@@ -25,8 +25,9 @@ class Request:
         self.head, self.body = head, body
         lines = head.decode("latin-1").split("\r\n")
         self.method, self.target, self.version = lines[0].split(" ", 2)
-        self.headers = [tuple(part.strip() for part in line.split(":", 1))
-                        for line in lines[1:] if line]
+        self.headers = [
+            tuple(part.strip() for part in line.split(":", 1)) for line in lines[1:] if line
+        ]
 
     def header(self, name, default=None):
         """The value of a header that stands once."""
@@ -114,7 +115,7 @@ class Peer:
     def send_slowly(self, data):
         """One byte a packet (TCP_NODELAY is on)."""
         for number in range(len(data)):
-            self.send(data[number:number + 1])
+            self.send(data[number : number + 1])
             time.sleep(0.0005)
         return self
 
@@ -267,8 +268,11 @@ class Backend:
 
     def wait_gone(self, number=0, timeout=None):
         """Until the gateway has closed that connection."""
-        wait_until(lambda: len(self.peers) > number and self.peers[number].closed_at,
-                   "the gateway to close connection %d" % number, timeout or DEADLINE)
+        wait_until(
+            lambda: len(self.peers) > number and self.peers[number].closed_at,
+            "the gateway to close connection %d" % number,
+            timeout or DEADLINE,
+        )
         return self.peers[number]
 
     def kill(self):

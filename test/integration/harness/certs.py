@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A self-signed certificate for 127.0.0.1 and localhost, made once per run with the openssl tool."""
+"""A self-signed certificate for 127.0.0.1 and localhost, made once a run by openssl."""
 import pathlib
 import ssl
 import subprocess
@@ -16,11 +16,31 @@ def files():
     """(certificate, key) as paths."""
     cert, key = _dir / "cert.pem", _dir / "key.pem"
     if not cert.exists():
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-                        "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(cert),
-                        "-addext", "basicConstraints=critical,CA:FALSE",
-                        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-                       check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+                "-keyout",
+                str(key),
+                "-out",
+                str(cert),
+                "-addext",
+                "basicConstraints=critical,CA:FALSE",
+                "-addext",
+                "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            ],
+            check=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+        )
     return cert, key
 
 

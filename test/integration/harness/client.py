@@ -149,8 +149,8 @@ class Response:
         return [value for key, value in self.headers if key.lower() == name.lower()]
 
     def _decode_length(self):
-        data = self.connection.buffer[:self._left]
-        self.connection.buffer = self.connection.buffer[len(data):]
+        data = self.connection.buffer[: self._left]
+        self.connection.buffer = self.connection.buffer[len(data) :]
         self.body += data
         self._left -= len(data)
         if not self._left:
@@ -160,10 +160,10 @@ class Response:
         """One step; False: needs more bytes."""
         buffer = self.connection.buffer
         if self._left > 2:
-            data = buffer[:self._left - 2]
+            data = buffer[: self._left - 2]
             self.body += data
             self._left -= len(data)
-            self.connection.buffer = buffer[len(data):]
+            self.connection.buffer = buffer[len(data) :]
             return bool(data)
         if self._left:
             if len(buffer) < 2:
@@ -214,8 +214,9 @@ class Response:
         self._decode()
         while not condition():
             if self.ended:
-                raise Broken("ended (%s) before %s; body ends %r"
-                             % (self.ended, what, self.body[-200:]))
+                raise Broken(
+                    "ended (%s) before %s; body ends %r" % (self.ended, what, self.body[-200:])
+                )
             self.connection.fill(deadline)
             self._decode()
 
@@ -232,9 +233,9 @@ class Response:
 
     def read_until(self, marker):
         """Everything not yet taken up to the marker, the marker included."""
-        self.wait(lambda: marker in self.body[self._taken:], repr(marker))
+        self.wait(lambda: marker in self.body[self._taken :], repr(marker))
         end = self.body.index(marker, self._taken) + len(marker)
-        data, self._taken = self.body[self._taken:end], end
+        data, self._taken = self.body[self._taken : end], end
         return data
 
     def next_event(self):
@@ -252,8 +253,9 @@ class Response:
         if "event-stream" not in self.header("Content-Type", ""):
             return self.json()
         blocks = self.finish().body.replace(b"\r\n", b"\n").split(b"\n\n")
-        return [json.loads(event["data"]) for event in map(parse_event, blocks)
-                if event.get("data")][-1]
+        return [
+            json.loads(event["data"]) for event in map(parse_event, blocks) if event.get("data")
+        ][-1]
 
 
 def parse_event(block):
@@ -281,7 +283,10 @@ def call(tool, ident=1, **arguments):
 
 
 def basic(user, word):
-    return ("Authorization", "Basic " + base64.b64encode(("%s:%s" % (user, word)).encode()).decode())
+    return (
+        "Authorization",
+        "Basic " + base64.b64encode(("%s:%s" % (user, word)).encode()).decode(),
+    )
 
 
 class Mcp:
@@ -297,8 +302,9 @@ class Mcp:
 
     def post(self, message, headers=()):
         """POST and read the whole answer."""
-        return self.gateway.request("POST", self.path, self.headers() + list(headers),
-                                    json.dumps(message).encode())
+        return self.gateway.request(
+            "POST", self.path, self.headers() + list(headers), json.dumps(message).encode()
+        )
 
     def start(self, message, connection=None):
         """POST and read only the head; the response holds its connection."""
@@ -306,8 +312,17 @@ class Mcp:
         return connection.request("POST", self.path, self.headers(), message)
 
     def initialize(self):
-        answer = self.post(rpc("initialize", {"protocolVersion": "2025-11-25", "capabilities": {},
-                                              "clientInfo": {"name": "test", "version": "1"}}, 0))
+        answer = self.post(
+            rpc(
+                "initialize",
+                {
+                    "protocolVersion": "2025-11-25",
+                    "capabilities": {},
+                    "clientInfo": {"name": "test", "version": "1"},
+                },
+                0,
+            )
+        )
         assert answer.status == 200, answer.body
         self.session = answer.header("Mcp-Session-Id")
         return self
@@ -325,8 +340,9 @@ class Mcp:
         """The standing GET stream; its head has come."""
         connection = connection or self.gateway.connect()
         mine = [(k, v) for k, v in self.headers() if k not in ("Accept", "Content-Type")]
-        return connection.request("GET", self.path,
-                                  [("Accept", "text/event-stream"), *mine, *headers])
+        return connection.request(
+            "GET", self.path, [("Accept", "text/event-stream"), *mine, *headers]
+        )
 
     def delete(self):
         return self.gateway.request("DELETE", self.path, self.headers())

@@ -2,7 +2,9 @@
 """A real httpd with one configuration, started for one test.
 
 MPM=event|worker|prefork chooses the MPM, MCP_BUILD the tree that holds our modules, MCP_LOGLEVEL
-the log level. MCP_STOCK=1 leaves our module out (mod_proxy_http, lbmethod byrequests): for work on
+the log level. MCP_ASAN=1 runs httpd under AddressSanitizer (a module that was built with it is
+noticed), MCP_LEAKS=1 looks for leaks as well; sanitizers write to files, and a file fails the test.
+MCP_WRAP=COMMAND starts httpd under that command, valgrind for example. MCP_STOCK=1 leaves our module out (mod_proxy_http, lbmethod byrequests): for work on
 the harness itself, and to see which behaviour is httpd's own.
 """
 import base64
@@ -24,11 +26,29 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 BUILD = pathlib.Path(os.environ.get("MCP_BUILD", ROOT))
 STOCK = bool(os.environ.get("MCP_STOCK"))
 MODULE = BUILD / "mod_mcp_proxy" / ".libs" / "mod_mcp_proxy.so"
+LEAKS = bool(os.environ.get("MCP_LEAKS"))
+# What leaks in httpd itself and in its libraries.
+NOT_OURS = ("libcrypto", "libssl", "mod_ssl", "libnghttp2")
+PASSED_ON = ("LD_LIBRARY_PATH", "TSAN_OPTIONS")
 USERS = {"alice": "wonder", "bob": "builder"}
 
-_BASE = ("unixd", "log_config", "authn_core", "authn_file", "authz_core", "authz_user",
-         "auth_basic", "env", "headers", "setenvif", "status", "slotmem_shm", "proxy",
-         "proxy_balancer", "lbmethod_byrequests")
+_BASE = (
+    "unixd",
+    "log_config",
+    "authn_core",
+    "authn_file",
+    "authz_core",
+    "authz_user",
+    "auth_basic",
+    "env",
+    "headers",
+    "setenvif",
+    "status",
+    "slotmem_shm",
+    "proxy",
+    "proxy_balancer",
+    "lbmethod_byrequests",
+)
 _apxs = {}
 
 
@@ -63,9 +83,28 @@ def load_lines(names):
 class Gateway:
     """One httpd. Nothing runs before start()."""
 
-    def __init__(self, directory, backends=(), *, mpm=None, routes=None, location=(), server=(),
-                 modules=(), member="", balancer=(), single=False, threads=16, children=1,
-                 spare=3, tls=False, streams=1000, mcp=True, lbmethod="mcp", tuning=()):
+    def __init__(
+        self,
+        directory,
+        backends=(),
+        *,
+        mpm=None,
+        routes=None,
+        location=(),
+        server=(),
+        modules=(),
+        member="",
+        balancer=(),
+        single=False,
+        threads=16,
+        children=1,
+        spare=3,
+        tls=False,
+        streams=1000,
+        mcp=True,
+        lbmethod="mcp",
+        tuning=()
+    ):
         """
         routes: path here -> path there. location, server, balancer: lines for these places.
         member: parameters of every member. single: ProxyPass to the first backend, no balancer.
@@ -91,11 +130,15 @@ class Gateway:
     def _mpm_lines(self):
         if self.mpm == "prefork":
             return ["StartServers 4", "MaxRequestWorkers 64", "ServerLimit 64"]
-        lines = ["StartServers %d" % self.children_wanted,
-                 "ServerLimit %d" % (self.children_wanted + self.spare),
-                 "ThreadsPerChild %d" % self.threads, "ThreadLimit %d" % self.threads,
-                 "MinSpareThreads 1", "MaxSpareThreads %d" % (self.threads * self.children_wanted),
-                 "MaxRequestWorkers %d" % (self.threads * self.children_wanted)]
+        lines = [
+            "StartServers %d" % self.children_wanted,
+            "ServerLimit %d" % (self.children_wanted + self.spare),
+            "ThreadsPerChild %d" % self.threads,
+            "ThreadLimit %d" % self.threads,
+            "MinSpareThreads 1",
+            "MaxSpareThreads %d" % (self.threads * self.children_wanted),
+            "MaxRequestWorkers %d" % (self.threads * self.children_wanted),
+        ]
         if self.mpm == "event":
             lines.append("AsyncRequestWorkerFactor 2000")
         return lines
@@ -111,8 +154,10 @@ class Gateway:
         if not self.single and self.backends:
             lines.append('<Proxy "balancer://mcp">')
             for number, backend in enumerate(self.backends):
-                lines.append('  BalancerMember "%s" route=%s %s'
-                             % (backend.url, chr(ord("a") + number), self.member))
+                lines.append(
+                    '  BalancerMember "%s" route=%s %s'
+                    % (backend.url, chr(ord("a") + number), self.member)
+                )
             lines.append("  ProxySet lbmethod=%s" % ("byrequests" if STOCK else self.lbmethod))
             lines += ["  " + line for line in self.balancer] + ["</Proxy>"]
         for here, there in self.routes.items() if self.backends else ():
@@ -128,8 +173,12 @@ class Gateway:
         if not self.tls:
             return [cache] if "ssl" in self.modules else []
         cert, key = certs.files()
-        return ["SSLEngine on", 'SSLCertificateFile "%s"' % cert,
-                'SSLCertificateKeyFile "%s"' % key, cache]
+        return [
+            "SSLEngine on",
+            'SSLCertificateFile "%s"' % cert,
+            'SSLCertificateKeyFile "%s"' % key,
+            cache,
+        ]
 
     def config(self):
         names = ["mpm_" + self.mpm, *_BASE, *self.modules]
@@ -142,14 +191,24 @@ class Gateway:
         if os.geteuid() == 0:
             user = "www-data" if pathlib.Path("/var/www").exists() else "nobody"
             lines += ["User " + user, "Group " + ("www-data" if user == "www-data" else "nogroup")]
-        lines += ['ServerRoot "%s"' % self.directory, 'DefaultRuntimeDir "%s"' % self.directory,
-                  "PidFile httpd.pid", "ErrorLog error.log",
-                  "LogLevel " + os.environ.get("MCP_LOGLEVEL", "info"),
-                  'LogFormat "%>s %X %O \\"%r\\" %{MCP_METHOD}e %{MCP_ROUTE}e" test',
-                  "CustomLog access.log test", "ServerName localhost:%d" % self.port,
-                  "Listen 127.0.0.1:%d" % self.port, "KeepAliveTimeout 15",
-                  "MaxKeepAliveRequests 0", "GracefulShutDownTimeout 5", "ExtendedStatus Off",
-                  "ProxyPassInterpolateEnv Off"]
+        lines += [
+            'ServerRoot "%s"' % self.directory,
+            'DefaultRuntimeDir "%s"' % self.directory,
+            "PidFile httpd.pid",
+            "ErrorLog error.log",
+            "LogLevel " + os.environ.get("MCP_LOGLEVEL", "info"),
+            'LogFormat "%>s %X %O \\"%r\\" %{MCP_METHOD}e %{MCP_ROUTE}e" test',
+            "CustomLog access.log test",
+            "ServerName localhost:%d" % self.port,
+            "Listen 127.0.0.1:%d" % self.port,
+            "KeepAliveTimeout 15",
+            "MaxKeepAliveRequests 0",
+            "GracefulShutDownTimeout 5",
+            "ExtendedStatus Off",
+            "ProxyPassInterpolateEnv Off",
+        ]
+        # The leak checker must be allowed to look into children that have changed their user.
+        lines += ['CoreDumpDirectory "%s"' % self.directory] if LEAKS else []
         lines += self._mpm_lines() + self._tls_lines()
         lines += ["MCPProxyMaxStreams %d" % self._stream_limit()] if self.streams else []
         lines += ["<Location /server-status>", "  SetHandler server-status", "</Location>"]
@@ -160,31 +219,55 @@ class Gateway:
 
     def write_config(self):
         (self.directory / "httpd.conf").write_text(self.config(), encoding="utf-8")
-        hashes = ("%s:{SHA}%s" % (user, base64.b64encode(hashlib.sha1(word.encode()).digest())
-                                  .decode()) for user, word in USERS.items())
+        hashes = (
+            "%s:{SHA}%s" % (user, base64.b64encode(hashlib.sha1(word.encode()).digest()).decode())
+            for user, word in USERS.items()
+        )
         (self.directory / "users").write_text("\n".join(hashes) + "\n", encoding="utf-8")
 
     def _command(self, *arguments):
         program = os.path.join(apxs("SBINDIR"), apxs("PROGNAME"))
-        return [program, "-d", str(self.directory), "-f", "httpd.conf", *arguments]
+        wrap = os.environ.get("MCP_WRAP", "").split()
+        return [*wrap, program, "-d", str(self.directory), "-f", "httpd.conf", *arguments]
+
+    def _is_sanitized(self):
+        return LEAKS or bool(os.environ.get("MCP_ASAN")) \
+            or MODULE.exists() and b"libasan.so" in MODULE.read_bytes()
 
     def _environment(self):
         env = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-        needed = b""
-        if MODULE.exists():
-            needed = MODULE.read_bytes()
-        if b"libasan.so" in needed:
+        env.update((name, os.environ[name]) for name in PASSED_ON if name in os.environ)
+        if self._is_sanitized():
+            reports = self.directory / "sanitizer"
+            reports.mkdir(exist_ok=True)
+            reports.chmod(0o777)
+            suppressions = self.directory / "lsan"
+            suppressions.write_text("".join("leak:%s\n" % name for name in NOT_OURS),
+                                    encoding="utf-8")
             preload = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True,
                                      capture_output=True, text=True).stdout.strip()
-            env.update(LD_PRELOAD=preload, ASAN_OPTIONS="detect_leaks=0:abort_on_error=1",
-                       UBSAN_OPTIONS="print_stacktrace=1")
+            common = "log_path=%s/report" % reports
+            env.update(LD_PRELOAD=preload,
+                       ASAN_OPTIONS="detect_leaks=%d:abort_on_error=1:%s" % (LEAKS, common),
+                       LSAN_OPTIONS="print_suppressions=0:suppressions=%s" % suppressions,
+                       UBSAN_OPTIONS="print_stacktrace=1:" + common)
         return env
+
+    def _sanitizer_reports(self):
+        files = sorted(self.directory.glob("sanitizer/*"))
+        return ["%s:\n%s" % (x.name, x.read_text(encoding="utf-8", errors="replace")) for x in files]
 
     def check_config(self):
         """httpd -t: (exit status, what it said)."""
         self.write_config()
-        done = subprocess.run(self._command("-t"), capture_output=True, text=True, check=False,
-                              stdin=subprocess.DEVNULL, env=self._environment())
+        done = subprocess.run(
+            self._command("-t"),
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=self._environment(),
+        )
         return done.returncode, done.stderr + done.stdout + self._text("error.log")
 
     # Running
@@ -199,17 +282,28 @@ class Gateway:
                 break
             (self.directory / "error.log").unlink(missing_ok=True)
             self.port = free_port()
-        raise AssertionError("httpd did not start:\n%s%s"
-                             % (self._text("output"), self._text("error.log")))
+        raise AssertionError(
+            "httpd did not start:\n%s%s" % (self._text("output"), self._text("error.log"))
+        )
 
     def _launch(self):
         with open(self.directory / "output", "wb") as output:
             self.process = subprocess.Popen(
-                self._command("-DFOREGROUND"), stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, start_new_session=True, env=self._environment(),
-                preexec_fn=_raise_descriptor_limit)
-        return wait_until(lambda: self.process.poll() is not None and "gone" or self._answers(),
-                          "httpd to answer") != "gone"
+                self._command("-DFOREGROUND"),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=self._environment(),
+                preexec_fn=_raise_descriptor_limit,
+            )
+        return (
+            wait_until(
+                lambda: self.process.poll() is not None and "gone" or self._answers(),
+                "httpd to answer",
+            )
+            != "gone"
+        )
 
     def _answers(self):
         try:
@@ -291,7 +385,7 @@ class Gateway:
             return
         self._finished = True
         self.leave()
-        problems = self.stop()
+        problems = self.stop() + self._sanitizer_reports()
         problems += oracle.judge(oracle.parse(self._text("error.log")), self.expectations)
         if problems:
             raise AssertionError("\n".join(problems))
@@ -311,8 +405,10 @@ class Gateway:
         """Announce a line and wait for it; returns the line."""
         self.expect_log(tag, contains)
         wanted = self.expectations[-1]
-        return wait_until(lambda: next((x for x in self.log() if wanted.covers(x)), None),
-                          "%s in the error log" % wanted)
+        return wait_until(
+            lambda: next((x for x in self.log() if wanted.covers(x)), None),
+            "%s in the error log" % wanted,
+        )
 
     def access(self):
         """The access log's lines, without those of the harness itself."""

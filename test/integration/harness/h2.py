@@ -12,8 +12,17 @@ class Curl:
     """One curl process. Its body comes on stdout."""
 
     def __init__(self, gw, path, *arguments, body=None, headers=()):
-        command = ["curl", "-sS", "-N", "--max-time", str(int(DEADLINE * 2)), "-o", "-",
-                   "-w", "%{stderr}%{http_version} %{http_code}\n"]
+        command = [
+            "curl",
+            "-sS",
+            "-N",
+            "--max-time",
+            str(int(DEADLINE * 2)),
+            "-o",
+            "-",
+            "-w",
+            "%{stderr}%{http_version} %{http_code}\n",
+        ]
         if gw.tls:
             command += ["--http2", "--cacert", str(certs.files()[0])]
         else:
@@ -21,11 +30,19 @@ class Curl:
         for header in headers:
             command += ["-H", header]
         if body is not None:
-            command += ["-H", "Content-Type: application/json", "--data-binary",
-                        body if isinstance(body, str) else json.dumps(body)]
-        self.process = subprocess.Popen([*command, *arguments, gw.origin + path], bufsize=0,
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE)
+            command += [
+                "-H",
+                "Content-Type: application/json",
+                "--data-binary",
+                body if isinstance(body, str) else json.dumps(body),
+            ]
+        self.process = subprocess.Popen(
+            [*command, *arguments, gw.origin + path],
+            bufsize=0,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.body = b""
 
     def _read(self):

@@ -46,11 +46,11 @@ class McpServer:
 
     def __init__(self, name="a", era="sessions", endpoint="/message?sessionId={id}", prefix=""):
         self.name, self.era, self.endpoint, self.prefix = name, era, endpoint, prefix
-        self.sessions = {}       # id -> list of open writers
+        self.sessions = {}  # id -> list of open writers
         self.requests = []
         self.streams = []
-        self.replies = []        # what clients POSTed without a method
-        self.waiting = 0         # calls of "hold" not yet answered
+        self.replies = []  # what clients POSTed without a method
+        self.waiting = 0  # calls of "hold" not yet answered
         self.connections = 0
         self.make_id = lambda: uuid.uuid4().hex
         self._release = None
@@ -96,10 +96,12 @@ class McpServer:
         async def write():
             for stream in self.open_streams(session):
                 stream.writer.write(chunk(data))
+
         self.run(write())
 
     def end_streams(self, session, clean=True):
         """End them with the last chunk, or break them off."""
+
         async def end():
             for stream in self.open_streams(session):
                 if clean:
@@ -107,6 +109,7 @@ class McpServer:
                     stream.closed_at = time.monotonic()
                 else:
                     stream.writer.transport.abort()
+
         self.run(end())
 
     def connected(self):
@@ -114,12 +117,15 @@ class McpServer:
         return len(self._writers)
 
     def open_streams(self, session=None):
-        return [s for s in list(self.streams) if s.closed_at is None
-                and session in (None, s.session)]
+        return [
+            s for s in list(self.streams) if s.closed_at is None and session in (None, s.session)
+        ]
 
     def wait_streams(self, count):
-        wait_until(lambda: len(self.open_streams()) == count,
-                   "%d open streams at server %s" % (count, self.name))
+        wait_until(
+            lambda: len(self.open_streams()) == count,
+            "%d open streams at server %s" % (count, self.name),
+        )
 
     def wait_waiting(self, count):
         wait_until(lambda: self.waiting == count, "%d calls to wait at %s" % (count, self.name))
@@ -132,8 +138,9 @@ class McpServer:
 
     async def _listen(self):
         self._release = asyncio.Event()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port,
-                                                  backlog=4096, reuse_address=True)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, backlog=4096, reuse_address=True
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _kill(self):
@@ -222,9 +229,19 @@ class McpServer:
         if self.era == "sessions" and method == "initialize":
             session = self.make_id()
             self.sessions[session] = []
-            return _reply(writer, 200, result(message["id"], {
-                "protocolVersion": VERSION, "capabilities": {}, "serverInfo":
-                {"name": self.name, "version": "1"}}), [("Mcp-Session-Id", session)])
+            return _reply(
+                writer,
+                200,
+                result(
+                    message["id"],
+                    {
+                        "protocolVersion": VERSION,
+                        "capabilities": {},
+                        "serverInfo": {"name": self.name, "version": "1"},
+                    },
+                ),
+                [("Mcp-Session-Id", session)],
+            )
         session = self._session_of(seen)
         if self.era != "stateless" and session not in self.sessions:
             return _reply(writer, 404, error(message.get("id"), -32001, "no such session"))
@@ -257,8 +274,7 @@ class McpServer:
         return _reply(writer, 200, result(message["id"], self._simple(message)))
 
     def _simple(self, message):
-        return {"server": self.name,
-                "echo": (message.get("params") or {}).get("arguments")}
+        return {"server": self.name, "echo": (message.get("params") or {}).get("arguments")}
 
     async def _wait_release(self, reader):
         """Until release(); ConnectionError when the peer goes first."""
@@ -277,22 +293,43 @@ class McpServer:
     def _progress(self, message, writer):
         _stream_head(writer)
         for number in range(message["params"]["arguments"].get("count", 3)):
-            writer.write(chunk(sse({"jsonrpc": "2.0", "method": "notifications/progress",
-                                    "params": {"progressToken": 1, "progress": number}})))
+            writer.write(
+                chunk(
+                    sse(
+                        {
+                            "jsonrpc": "2.0",
+                            "method": "notifications/progress",
+                            "params": {"progressToken": 1, "progress": number},
+                        }
+                    )
+                )
+            )
         writer.write(chunk(sse(result(message["id"], {"server": self.name}))) + b"0\r\n\r\n")
         return True
 
     async def _ask(self, message, writer):
         """A request from server to client on the call's own stream; ends when it is answered."""
         _stream_head(writer)
-        writer.write(chunk(sse({"jsonrpc": "2.0", "id": "ask-1", "method": "sampling/createMessage",
-                                "params": {}})))
+        writer.write(
+            chunk(
+                sse(
+                    {
+                        "jsonrpc": "2.0",
+                        "id": "ask-1",
+                        "method": "sampling/createMessage",
+                        "params": {},
+                    }
+                )
+            )
+        )
         while not any(reply.get("id") == "ask-1" for reply in self.replies):
             if writer.is_closing():
                 raise ConnectionResetError()
             await asyncio.sleep(0.005)
-        writer.write(chunk(sse(result(message["id"], {"answered": self.replies[-1]["result"]})))
-                     + b"0\r\n\r\n")
+        writer.write(
+            chunk(sse(result(message["id"], {"answered": self.replies[-1]["result"]})))
+            + b"0\r\n\r\n"
+        )
         return True
 
 
@@ -316,8 +353,10 @@ def _reply(writer, status, message, headers=()):
 
 
 def _stream_head(writer):
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
-                 b"X-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
+        b"X-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
 
 
 def chunk(data):

@@ -6,8 +6,10 @@ A line is bad at level warn and above, or when it reports a crash, or when it ha
 """
 import re
 
-_LINE = re.compile(r"^\[[^\]]*\] \[(?P<module>[^:\]]*):(?P<level>\w+)\] \[pid (?P<pid>\d+)[^\]]*\] "
-                   r"(?P<text>.*)$")
+_LINE = re.compile(
+    r"^\[[^\]]*\] \[(?P<module>[^:\]]*):(?P<level>\w+)\] \[pid (?P<pid>\d+)[^\]]*\] "
+    r"(?P<text>.*)$"
+)
 _TAG = re.compile(r"\b(?:MCP\d{4}|AH\d{5})\b")
 _BAD_LEVELS = ("emerg", "alert", "crit", "error", "warn")
 # "child pid N exit signal ...", with and without a core dump: logged as notices.
@@ -58,6 +60,9 @@ def judge(lines, expectations):
             expectation.seen += 1
         if line.is_bad and not covering:
             problems.append("unannounced in the error log: " + line.raw)
-    problems += ["announced, but not in the error log: %s" % e for e in expectations
-                 if not e.seen and not e.optional]
+    problems += [
+        "announced, but not in the error log: %s" % e
+        for e in expectations
+        if not e.seen and not e.optional
+    ]
     return problems

@@ -51,8 +51,11 @@ def connections(port):
     with open("/proc/net/tcp", encoding="ascii") as file:
         rows = [line.split() for line in file.readlines()[1:]]
     listening = "0A"
-    return sum(1 for row in rows if int(row[1].split(":")[1], 16) == port
-               and row[3] != listening and row[9] != "0")
+    return sum(
+        1
+        for row in rows
+        if int(row[1].split(":")[1], 16) == port and row[3] != listening and row[9] != "0"
+    )
 
 
 def cpu_ticks(pid):

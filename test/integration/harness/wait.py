@@ -12,7 +12,7 @@ FULL = bool(os.environ.get("MCP_FULL"))
 
 
 def wait_until(condition, what="a condition", timeout=None):
-    """Poll until condition() is true and return what it returned; AssertionError at the deadline."""
+    """Poll until condition() is true, and return that; AssertionError at the deadline."""
     end = time.monotonic() + (DEADLINE if timeout is None else timeout)
     pause = 0.001
     while True:

@@ -6,22 +6,22 @@
 // Environment: HTTPD (the binary), HTTPD_MODULES (its module directory), MCP_PROXY_SO (the module
 // to test), MPM (event, worker, prefork), GATEWAY=stock (mod_proxy_http instead of our module, for
 // comparing: then only tests that need one backend can pass).
-import { spawn, execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { freePort, soon, stop, until } from './servers.mjs';
+import { freePort, start, stop, until } from './servers.mjs';
 
 const top = fileURLToPath(new URL('../../../', import.meta.url));
 const firstFile = list => list.find(name => name && fs.existsSync(name));
 
-export const httpd = firstFile([process.env.HTTPD, '/usr/sbin/apache2', '/usr/sbin/httpd',
+const httpd = firstFile([process.env.HTTPD, '/usr/sbin/apache2', '/usr/sbin/httpd',
     '/usr/local/apache2/bin/httpd']);
 const modules = firstFile([process.env.HTTPD_MODULES, '/usr/lib/apache2/modules',
     '/usr/lib64/httpd/modules', '/usr/local/apache2/modules']);
-const ours = process.env.MCP_PROXY_SO
+export const moduleFile = process.env.MCP_PROXY_SO
     ?? path.join(top, 'mod_mcp_proxy/.libs/mod_mcp_proxy.so');
 const defaultMpm = process.env.MPM ?? 'event';
 export const stock = process.env.GATEWAY === 'stock';
@@ -30,13 +30,17 @@ const basic = ['authz_core', 'authz_host', 'unixd', 'log_config', 'headers', 'en
     'setenvif', 'proxy', 'proxy_http', 'proxy_balancer', 'lbmethod_byrequests', 'slotmem_shm',
     'socache_shmcb', 'ssl', 'http2', 'reqtimeout'];
 
-function loadModules(tls, more) {
-    const lines = [...more, ...basic]
-        .filter(name => tls || !['ssl', 'http2'].includes(name))
-        .filter(name => fs.existsSync(path.join(modules, `mod_${name}.so`)))
+// Modules that httpd has built in have no file.
+export function loadLines(names) {
+    return names.filter(name => fs.existsSync(path.join(modules, `mod_${name}.so`)))
         .map(name => `LoadModule ${name}_module ${modules}/mod_${name}.so`);
+}
+
+function loadModules(tls, more) {
+    const secure = ['ssl', 'http2'];
+    const lines = loadLines([...more, ...basic.filter(name => tls || !secure.includes(name))]);
     if (!stock)
-        lines.push(`LoadModule mcp_proxy_module ${ours}`);
+        lines.push(`LoadModule mcp_proxy_module ${moduleFile}`);
     return lines;
 }
 
@@ -48,12 +52,12 @@ function sizing(mpm) {
     const threads = few ? 8 : 64;
     return ['StartServers 2', 'ServerLimit 6', `ThreadsPerChild ${threads}`,
         `MaxRequestWorkers ${threads * 4}`, `MinSpareThreads ${few ? 4 : 32}`,
-        `MaxSpareThreads ${threads * 2}`, ...(few ? ['AsyncRequestWorkerFactor 200'] : [])];
+        `MaxSpareThreads ${threads * 2}`, ...(few ? ['AsyncRequestWorkerFactor 400'] : [])];
 }
 
 function balancer({ name, servers, method }) {
     const members = servers.map(server =>
-        `    BalancerMember "http://127.0.0.1:${server.port}" route=${server.name}`);
+        `    BalancerMember "${server.scheme ?? 'http'}://127.0.0.1:${server.port}" route=${server.name}`);
     return [`<Proxy "balancer://${name}">`, ...members,
         `    ProxySet lbmethod=${method ?? (stock ? 'byrequests' : 'mcp')}`, '</Proxy>'];
 }
@@ -101,10 +105,11 @@ class Gateway {
             `PidFile "${this.directory}/httpd.pid"`, `ErrorLog "${this.log}"`,
             `CustomLog "${this.directory}/access.log" "%h %s %B %X \\"%r\\""`,
             `ServerName ${tls ? 'https' : 'http'}://127.0.0.1:${this.port}`,
-            `Mutex file:${this.directory}`, `DefaultRuntimeDir "${this.directory}"`,
-            'LogLevel warn', 'ProxyRequests Off', 'CoreDumpDirectory /tmp/n/core', 'KeepAliveTimeout 30',
+            `Mutex "file:${this.directory}"`, `DefaultRuntimeDir "${this.directory}"`,
+            'LogLevel warn', 'ProxyRequests Off', 'KeepAliveTimeout 30',
             ...(root ? ['User www-data', 'Group www-data'] : []),
-            ...(secure ? ['SSLSessionCache shmcb:ssl(512000)', 'SSLEngine On', `SSLCertificateFile "${secure.cert}"`,
+            ...(secure || more.includes('ssl') ? ['SSLSessionCache shmcb:ssl(512000)'] : []),
+            ...(secure ? ['SSLEngine On', `SSLCertificateFile "${secure.cert}"`,
                 `SSLCertificateKeyFile "${secure.key}"`] : []),
             ...balancers.flatMap(balancer), ...locations.flatMap(location), ...directives, '',
         ].join('\n');
@@ -114,8 +119,9 @@ class Gateway {
         this.port = await freePort();
         this.conf = path.join(this.directory, 'httpd.conf');
         fs.writeFileSync(this.conf, this.configuration());
-        this.child = spawn(httpd, ['-f', this.conf, '-DFOREGROUND'],
-            { stdio: ['ignore', 'ignore', 'pipe'] });
+        // In a process group of its own: the prefork MPM ends by a signal to its whole group.
+        this.child = start(httpd, ['-f', this.conf, '-DFOREGROUND'],
+            { stdio: ['ignore', 'ignore', 'pipe'], detached: true });
         this.stderr = '';
         this.child.stderr.on('data', (part) => { this.stderr += part; });
         await until(async () => {
@@ -134,16 +140,19 @@ class Gateway {
         return fs.existsSync(this.log) ? fs.readFileSync(this.log, 'utf8') : '';
     }
 
-    // Announces lines of the error log that this test provokes.
+    // Announces lines of the error log that this test provokes from now on.
     expect(...patterns) {
-        this.allowed.push(...patterns);
+        const from = this.errorLog().split('\n').length - 1;
+        this.allowed.push(...patterns.map(pattern => ({ pattern, from })));
     }
 
     unannounced() {
-        return this.errorLog().split('\n')
-            .filter(line => /\[[a-z0-9_]*:(warn|error|crit|alert|emerg)\]/.test(line)
+        const isAllowed = (line, index) => this.allowed
+            .some(({ pattern, from }) => index >= from && pattern.test(line));
+        return this.errorLog().split('\n').filter((line, index) =>
+            (/\[[a-z0-9_]*:(warn|error|crit|alert|emerg)\]/.test(line)
                 || /exit signal|AddressSanitizer|runtime error/.test(line))
-            .filter(line => !this.allowed.some(pattern => pattern.test(line)));
+            && !isAllowed(line, index));
     }
 
     async stop() {
@@ -161,15 +170,8 @@ export function startGateway(setup) {
     return new Gateway(setup).start();
 }
 
-// Asks httpd whether it takes a configuration file; answers { ok, output }.
-export function checkSyntax(file, args = []) {
-    try {
-        const output = execFileSync(httpd, ['-t', '-f', file, ...args],
-            { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-        return { ok: true, output };
-    } catch (error) {
-        return { ok: false, output: `${error.stdout}${error.stderr}` };
-    }
+// What httpd says about a configuration file: "Syntax OK" or what is wrong.
+export function syntax(file) {
+    const { stdout, stderr } = spawnSync(httpd, ['-t', '-f', file], { encoding: 'utf8' });
+    return stdout + stderr;
 }
-
-export { soon };

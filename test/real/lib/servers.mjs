@@ -5,8 +5,11 @@ import { spawn } from 'node:child_process';
 import net from 'node:net';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { Agent, fetch as fetchOver } from 'undici';
 
 const DEADLINE_MS = 15000;
+// The servers' certificates are their own.
+const trusting = new Agent({ connect: { rejectUnauthorized: false } });
 const here = path => fileURLToPath(new URL(path, import.meta.url));
 
 export async function until(condition, what, deadline = DEADLINE_MS) {
@@ -41,6 +44,20 @@ export function freePort() {
     });
 }
 
+const running = new Set();
+
+// Starts a program that ends with this process, whatever ends that.
+export function start(program, args, options) {
+    const child = spawn(program, args, options);
+    running.add(child);
+    child.once('exit', () => running.delete(child));
+    return child;
+}
+
+process.once('exit', () => running.forEach(child => child.kill('SIGTERM')));
+for (const [signal, number] of [['SIGTERM', 15], ['SIGINT', 2], ['SIGHUP', 1]])
+    process.once(signal, () => process.exit(128 + number));
+
 export async function stop(child, signal = 'SIGTERM') {
     if (child.exitCode !== null || child.signalCode !== null)
         return;
@@ -54,12 +71,13 @@ class RealServer {
         this.name = name;
         this.kind = kind;
         this.settings = settings;
+        this.scheme = settings.tls ? 'https' : 'http';
         this.stderr = '';
     }
 
     async start(port) {
         const settings = { ...this.settings, name: this.name, port };
-        this.child = spawn(process.execPath, [here(`../servers/${this.kind}.mjs`),
+        this.child = start(process.execPath, [here(`../servers/${this.kind}.mjs`),
             JSON.stringify(settings)], { stdio: ['ignore', 'pipe', 'pipe'] });
         this.child.stderr.on('data', (part) => { this.stderr += part; });
         const lines = createInterface({ input: this.child.stdout });
@@ -72,19 +90,19 @@ class RealServer {
     }
 
     url(path) {
-        return new URL(path, `http://127.0.0.1:${this.port}`);
+        return new URL(path, `${this.scheme}://127.0.0.1:${this.port}`);
     }
 
     // Calls a control of the server (see serve() in recorder.mjs).
     async tell(what, argument = {}) {
-        const answer = await fetch(this.url(`/_test/${what}`),
-            { method: 'POST', body: JSON.stringify(argument) });
+        const answer = await fetchOver(this.url(`/_test/${what}`),
+            { method: 'POST', body: JSON.stringify(argument), dispatcher: trusting });
         return answer.json();
     }
 
     // Every exchange that this server saw; sent is a Buffer of the exact body bytes.
     async seen() {
-        const answer = await fetch(this.url('/_test/state'));
+        const answer = await fetchOver(this.url('/_test/state'), { dispatcher: trusting });
         const list = await answer.json();
         return list.map(entry => ({ ...entry, sent: Buffer.from(entry.sent, 'base64') }));
     }

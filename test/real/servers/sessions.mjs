@@ -40,7 +40,7 @@ class Events {
 async function openSession() {
     const session = { name: settings.name, cancelled: 0, id: () => transport.sessionId };
     const server = new McpServer({ name: 'sessions', version: '1.0.0' }, {
-        capabilities: { logging: {}, tools: {}, resources: {}, prompts: {} },
+        capabilities: { logging: {}, tools: {}, resources: { subscribe: true }, prompts: {} },
     });
     const transport = new StreamableHTTPServerTransport({
         sessionIdGenerator: () => randomUUID(),

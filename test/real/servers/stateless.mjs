@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A server of the stateless generation (SDK 2.x, 2026-07-28): every request stands alone. It also
 // answers clients of the session generation, without sessions. Options: name, responseMode.
-import { McpServer, acceptedContent, createMcpHandler, inputRequired } from '@modelcontextprotocol/server';
+import {
+    McpServer, ResourceTemplate, acceptedContent, createMcpHandler, inputRequired,
+} from '@modelcontextprotocol/server';
 import { toNodeHandler } from '@modelcontextprotocol/node';
 import { EventEmitter, once } from 'node:events';
 import { z } from 'zod';
+import { addFixtures } from './fixtures.mjs';
 import { options, serve } from './recorder.mjs';
 
 const settings = options();
@@ -65,6 +68,11 @@ const handler = createMcpHandler(() => {
         capabilities: { tools: { listChanged: true }, resources: { subscribe: true } },
     });
     addTools(server);
+    addFixtures(server, {
+        ResourceTemplate,
+        notify: (ctx, notification) => ctx.mcpReq.notify(notification),
+        tokenOf: ctx => ctx.mcpReq._meta?.progressToken,
+    });
     server.registerResource('readme', 'test://readme', { mimeType: 'text/plain' },
         uri => ({ contents: [{ uri: uri.href, mimeType: 'text/plain', text: 'grüße, 世界' }] }));
     return server;

@@ -3,7 +3,10 @@
 // the test says "step": a gateway that holds an event back makes them wait for ever, so that no
 // test here has to measure time.
 import { EventEmitter, once } from 'node:events';
+import { ResourceTemplate } from '@modelcontextprotocol/sdk/server/mcp.js';
+import { SubscribeRequestSchema, UnsubscribeRequestSchema } from '@modelcontextprotocol/sdk/types.js';
 import { z } from 'zod';
+import { addAskingFixtures, addFixtures } from './fixtures.mjs';
 
 const text = value => ({ content: [{ type: 'text', text: value }] });
 
@@ -138,4 +141,12 @@ export function addTools(server, session) {
     addAskingTools(server);
     addStreamTools(server);
     addOtherFeatures(server);
+    addFixtures(server, {
+        ResourceTemplate,
+        notify: (extra, notification) => extra.sendNotification(notification),
+        tokenOf: extra => extra._meta?.progressToken,
+    });
+    addAskingFixtures(server);
+    server.server.setRequestHandler(SubscribeRequestSchema, () => ({}));
+    server.server.setRequestHandler(UnsubscribeRequestSchema, () => ({}));
 }

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What clients and the store are told: keys, headers, refusals. */
+#include "mcp_rl_check.h"
+
+#include <apr_strings.h>
+#include <http_log.h>
+#include <openssl/sha.h>
+
+#include "mcp_httpd_error.h"
+#include "mcp_httpd_request.h"
+#include "mcp_value.h"
+
+#define LONGEST_PLAIN_KEY 128
+#define HTTP_TOO_MANY 429
+
+/* A long key becomes a digest; "h:" cannot be the start of an encoded one. */
+static const char *shorten(apr_pool_t *p, const char *key)
+{
+    unsigned char digest[SHA256_DIGEST_LENGTH];
+    char *text;
+    int i;
+
+    if (strlen(key) <= LONGEST_PLAIN_KEY) {
+        return key;
+    }
+    SHA256((const unsigned char *)key, strlen(key), digest);
+    text = apr_palloc(p, 2 + 2 * sizeof(digest) + 1);
+    strcpy(text, "h:");
+    for (i = 0; i < (int)sizeof(digest); i++) {
+        apr_snprintf(text + 2 + 2 * i, 3, "%02x", digest[i]);
+    }
+    return text;
+}
+
+const char *mcp_rl_who(request_rec *r, const mcp_rl_dir_t *dir)
+{
+    const char *who = NULL, *error = NULL;
+
+    if (dir->key) {
+        who = ap_expr_str_exec(r, dir->key, &error);
+        if (error) {
+            ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, MCP_LOGNO(3020)
+                          "MCPRateLimitKey cannot be evaluated: %s", error);
+            who = NULL;
+        }
+        if (who && *who) {
+            return shorten(r->pool, mcp_value_escape(who, strlen(who), r->pool));
+        }
+    }
+    who = mcp_request_identity(r);
+    return who ? shorten(r->pool, who) : mcp_request_address(r);
+}
+
+const char *mcp_rl_store_key(request_rec *r, const mcp_rl_rule_t *rule, const char *who)
+{
+    switch (rule->limit) {
+    case MCP_RL_STREAMS:
+        return apr_pstrcat(r->pool, "mcp_sse:", who, ":connections", NULL);
+    case MCP_RL_MESSAGES:
+        return apr_pstrcat(r->pool, "mcp_msg:", who, NULL);
+    case MCP_RL_ADDRESS:
+        who = mcp_request_address(r);
+        return apr_pstrcat(r->pool, "mcp-ip-rl:", strncmp(who, "ip:", 3) ? who : who + 3, NULL);
+    case MCP_RL_TOOL:
+        return shorten(r->pool, apr_pstrcat(r->pool, "mcp_tool:", who, ":", rule->tag, NULL));
+    default:
+        return apr_pstrcat(r->pool, rule->kind == MCP_RL_SLIDING ? "mcp-rls:" : "mcp-rl:", who,
+                           NULL);
+    }
+}
+
+static apr_int64_t seconds(apr_interval_time_t t)
+{
+    return (t + APR_USEC_PER_SEC - 1) / APR_USEC_PER_SEC;
+}
+
+static apr_int64_t capacity(const mcp_rl_rule_t *rule)
+{
+    return rule->kind == MCP_RL_BUCKET ? rule->burst : rule->amount;
+}
+
+static void set(mcp_rl_request_t *q, const char *name, const char *value)
+{
+    apr_pool_t *p = q->r->pool;
+
+    if (!q->headers) {
+        q->headers = apr_table_make(p, 4);
+    }
+    apr_table_setn(q->headers, name, value);
+    apr_table_setn(q->r->err_headers_out, name, value);
+}
+
+void mcp_rl_tell(mcp_rl_request_t *q, const mcp_rl_ask_t *ask, const mcp_rl_verdict_t *verdict)
+{
+    apr_pool_t *p = q->r->pool;
+    const mcp_rl_rule_t *rule = ask->rule;
+    apr_int64_t remaining = verdict->allowed ? verdict->remaining : 0;
+    apr_int64_t reset = seconds(verdict->reset);
+    const char *name = mcp_rl_limit_name(rule->limit);
+
+    switch (mcp_conf_number(mcp_rl_dir(q->r)->values, MCP_RL_HEADERS)) {
+    case MCP_RL_HEADERS_X:
+        set(q, "X-RateLimit-Limit", apr_psprintf(p, "%" APR_INT64_T_FMT, capacity(rule)));
+        set(q, "X-RateLimit-Remaining", apr_psprintf(p, "%" APR_INT64_T_FMT, remaining));
+        set(q, "X-RateLimit-Reset", apr_psprintf(p, "%" APR_INT64_T_FMT, reset));
+        break;
+    case MCP_RL_HEADERS_DRAFT:
+        set(q, "RateLimit", apr_psprintf(p, "\"%s\";r=%" APR_INT64_T_FMT ";t=%" APR_INT64_T_FMT,
+                                         name, remaining, reset));
+        set(q, "RateLimit-Policy", rule->kind == MCP_RL_SLOTS
+            ? apr_psprintf(p, "\"%s\";q=%" APR_INT64_T_FMT, name, rule->amount)
+            : apr_psprintf(p, "\"%s\";q=%" APR_INT64_T_FMT ";w=%" APR_INT64_T_FMT, name,
+                           rule->amount, seconds(rule->period)));
+        break;
+    default:
+        break;
+    }
+}
+
+int mcp_rl_refuse(mcp_rl_request_t *q, const mcp_rl_ask_t *asks, const mcp_rl_outcome_t *outcome)
+{
+    request_rec *r = q->r;
+    const mcp_rl_ask_t *ask = &asks[outcome->refused_by];
+    const mcp_rl_verdict_t *verdict = &outcome->verdicts[outcome->refused_by];
+    const char *name = mcp_rl_limit_name(ask->rule->limit);
+    apr_int64_t wait = seconds(verdict->wait);
+    const char *message;
+
+    wait = wait < 1 ? 1 : wait;
+    mcp_rl_count(mcp_rl_process->store.counters, ask->rule->limit, MCP_RL_REFUSED);
+    apr_table_setn(r->subprocess_env, "MCP_LIMIT", name);
+    mcp_rl_tell(q, ask, verdict);
+    apr_table_setn(r->err_headers_out, "Retry-After",
+                   apr_psprintf(r->pool, "%" APR_INT64_T_FMT, wait));
+    if (ask->rule->kind != MCP_RL_SLOTS && ask->cost > capacity(ask->rule)) {
+        message = apr_psprintf(r->pool, "Too many requests: a batch of %" APR_INT64_T_FMT
+                               " never passes a limit of %" APR_INT64_T_FMT " (%s)", ask->cost,
+                               capacity(ask->rule), name);
+    }
+    else {
+        message = apr_psprintf(r->pool, "Too many requests (%s): retry in %" APR_INT64_T_FMT " s",
+                               name, wait);
+    }
+    ap_log_rerror(APLOG_MARK, APLOG_DEBUG, 0, r, "refused by limit %s of %s", name, ask->key);
+    mcp_error_set(r, HTTP_TOO_MANY, 0, message,
+                  apr_psprintf(r->pool, "{\"error\":\"too_many_requests\",\"limit\":\"%s\","
+                               "\"retryAfter\":%" APR_INT64_T_FMT "}", name, wait));
+    return mcp_error_send(r, HTTP_TOO_MANY);
+}
+
+int mcp_rl_refuse_closed(mcp_rl_request_t *q)
+{
+    request_rec *r = q->r;
+
+    mcp_rl_count(mcp_rl_process->store.counters, MCP_RL_STORE, MCP_RL_REFUSED);
+    apr_table_setn(r->subprocess_env, "MCP_LIMIT", mcp_rl_limit_name(MCP_RL_STORE));
+    apr_table_setn(r->err_headers_out, "Retry-After", "1");
+    mcp_error_set(r, HTTP_SERVICE_UNAVAILABLE, 0, "Limits cannot be checked: retry in 1 s",
+                  "{\"error\":\"store_unavailable\",\"limit\":\"store\",\"retryAfter\":1}");
+    return mcp_error_send(r, HTTP_SERVICE_UNAVAILABLE);
+}

@@ -1,0 +1,475 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The hooks of a request. Its questions are gathered first and asked together, so that one round trip
+ * decides all of them. A request is decided once, however often its phases run: mod_mcp_proxy runs
+ * them again when a body was slow, and internal redirects start new records for the same request.
+ */
+#include "mcp_rl_check.h"
+
+#include <apr_strings.h>
+#include <http_connection.h>
+#include <http_core.h>
+#include <http_log.h>
+#include <http_protocol.h>
+#include <http_request.h>
+#include <http_ssl.h>
+
+#include "mcp_httpd_error.h"
+#include "mcp_httpd_request.h"
+#include "mcp_value.h"
+
+#define MAX_BODY (4 * 1024 * 1024)
+#define BODY_TIMEOUT apr_time_from_sec(30)
+
+mcp_rl_process_t *mcp_rl_process;
+
+/* The questions of one request. */
+typedef struct asks_t {
+    int count;
+    mcp_rl_ask_t ask[MCP_RL_MAX_ASKS];
+} asks_t;
+
+mcp_rl_request_t *mcp_rl_request_find(request_rec *r)
+{
+    for (; r; r = r->prev) {
+        mcp_rl_request_t *q = ap_get_module_config(r->request_config, &mcp_ratelimit_module);
+
+        if (q) {
+            return q;
+        }
+    }
+    return NULL;
+}
+
+mcp_rl_request_t *mcp_rl_request_get(request_rec *r)
+{
+    mcp_rl_request_t *q = mcp_rl_request_find(r);
+
+    if (!q) {
+        q = apr_pcalloc(r->pool, sizeof(*q));
+        q->r = r;
+        ap_set_module_config(r->request_config, &mcp_ratelimit_module, q);
+    }
+    return q;
+}
+
+static mcp_rl_policy_e policy_of(const mcp_rl_dir_t *dir)
+{
+    return (mcp_rl_policy_e)mcp_conf_number(dir->values, MCP_RL_ON_ERROR);
+}
+
+static int is_dry_run(const mcp_rl_dir_t *dir)
+{
+    return (int)mcp_conf_number(dir->values, MCP_RL_DRY_RUN);
+}
+
+static void add_ask(asks_t *asks, request_rec *r, const mcp_rl_rule_t *rule, const char *who,
+                    mcp_rl_mode_e mode, apr_int64_t cost)
+{
+    mcp_rl_ask_t *ask = &asks->ask[asks->count++];
+
+    memset(ask, 0, sizeof(*ask));
+    ask->rule = rule;
+    ask->mode = mode;
+    ask->cost = cost;
+    ask->key = mcp_rl_store_key(r, rule, who);
+    mcp_rl_digest(ask->key, ask->digest);
+}
+
+static int has_authorization(const request_rec *r)
+{
+    return apr_table_get(r->headers_in, "Authorization")
+        || apr_table_get(r->headers_in, "Proxy-Authorization");
+}
+
+static int has_client_certificate(request_rec *r)
+{
+    const char *verified = ap_ssl_conn_is_ssl(r->connection)
+        ? ap_ssl_var_lookup(r->pool, r->server, r->connection, r, "SSL_CLIENT_VERIFY") : NULL;
+
+    return verified && strcmp(verified, "SUCCESS") == 0;
+}
+
+/* Nothing in the request could authenticate it, so what comes of it here is known. */
+static int is_surely_anonymous(request_rec *r)
+{
+    const char *type = ap_auth_type(r);
+
+    return type && strcasecmp(type, "none") != 0 && !r->user && !has_authorization(r)
+        && !apr_table_get(r->headers_in, "Cookie")
+        && !has_client_certificate(r);
+}
+
+static void log_dry_run(request_rec *r, const mcp_rl_ask_t *ask)
+{
+    mcp_rl_count(mcp_rl_process->store.counters, ask->rule->limit, MCP_RL_WOULD_REFUSE);
+    apr_table_setn(r->subprocess_env, "MCP_LIMIT_DRYRUN", mcp_rl_limit_name(ask->rule->limit));
+    ap_log_rerror(APLOG_MARK, APLOG_WARNING, 0, r, MCP_LOGNO(3010)
+                  "dry run: would be refused by limit %s of %s",
+                  mcp_rl_limit_name(ask->rule->limit), ask->key);
+}
+
+int mcp_rl_check_address(request_rec *r)
+{
+    const mcp_rl_dir_t *dir = mcp_rl_dir(r);
+    const mcp_rl_rule_t *rule = mcp_rl_rule(dir, MCP_RL_ADDRESS);
+    mcp_rl_request_t *q;
+    mcp_rl_outcome_t outcome;
+    asks_t asks;
+
+    asks.count = 0;
+    if (!rule || r->method_number == M_OPTIONS || !mcp_rl_process || mcp_rl_request_find(r)) {
+        return DECLINED;
+    }
+    q = mcp_rl_request_get(r);
+    add_ask(&asks, r, rule, NULL, MCP_RL_TAKE, 1);
+    if (is_surely_anonymous(r)) {
+        mcp_rl_store_decide(&mcp_rl_process->store, asks.ask, 1, policy_of(dir), NULL, &outcome);
+        q->address_charged = 1;
+    }
+    else if (!mcp_rl_process->store.redis) {
+        asks.ask[0].mode = MCP_RL_LOOK;
+        mcp_rl_store_decide(&mcp_rl_process->store, asks.ask, 1, policy_of(dir), NULL, &outcome);
+    }
+    /* With Redis only what this machine knows: the trip is made once, when all is known. */
+    else if (!mcp_rl_store_is_denied(&mcp_rl_process->store, asks.ask, 1, &outcome)) {
+        return DECLINED;
+    }
+    if (outcome.is_closed) {
+        return is_dry_run(dir) ? DECLINED : mcp_rl_refuse_closed(q);
+    }
+    if (outcome.refused_by < 0) {
+        if (q->address_charged) {
+            mcp_rl_count(mcp_rl_process->store.counters, MCP_RL_ADDRESS, MCP_RL_ALLOWED);
+        }
+        return DECLINED;
+    }
+    if (is_dry_run(dir)) {
+        log_dry_run(r, &asks.ask[0]);
+        q->address_charged = 1;
+        return DECLINED;
+    }
+    return mcp_rl_refuse(q, asks.ask, &outcome);
+}
+
+static int is_on_its_worker(const request_rec *r)
+{
+    apr_thread_t *self = ap_thread_current();
+
+    return self && r->connection->current_thread == self;
+}
+
+void mcp_rl_charge_401(request_rec *r)
+{
+    const mcp_rl_rule_t *rule = mcp_rl_rule(mcp_rl_dir(r), MCP_RL_ADDRESS);
+    mcp_rl_request_t *q = mcp_rl_request_find(r);
+    mcp_rl_outcome_t outcome;
+    asks_t asks;
+
+    asks.count = 0;
+    if (!rule || !q || q->address_charged || !mcp_rl_process) {
+        return;
+    }
+    q->address_charged = 1;
+    add_ask(&asks, r, rule, NULL, MCP_RL_RECORD, 1);
+    if (is_on_its_worker(r) || !mcp_rl_process->store.redis) {
+        mcp_rl_store_decide(&mcp_rl_process->store, asks.ask, 1, MCP_RL_LOCAL, NULL, &outcome);
+    }
+    else {
+        mcp_rl_keeper_record(mcp_rl_process->keeper, asks.ask);
+    }
+}
+
+void mcp_rl_check_error(request_rec *r)
+{
+    mcp_rl_request_t *q = mcp_rl_request_find(r);
+
+    /* No stream then; its filters, ours among them, will not see the answer. */
+    if (q && q->stream) {
+        mcp_rl_keeper_remove(mcp_rl_process->keeper, q->stream);
+        q->stream = NULL;
+    }
+    if (r->status == HTTP_UNAUTHORIZED) {
+        mcp_rl_charge_401(r);
+    }
+}
+
+int mcp_rl_check_log(request_rec *r)
+{
+    mcp_rl_request_t *q = ap_get_module_config(r->request_config, &mcp_ratelimit_module);
+
+    while (r->next) {
+        r = r->next;
+    }
+    if (q && r->status == HTTP_UNAUTHORIZED) {
+        mcp_rl_charge_401(q->r);
+    }
+    return DECLINED;
+}
+
+static int is_json_type(const request_rec *r)
+{
+    const char *type = apr_table_get(r->headers_in, "Content-Type");
+
+    return type && strncasecmp(type, "application/json", 16) == 0
+        && (!type[16] || strchr("; \t", type[16]));
+}
+
+/* Whether somebody else could read another message, or another number of messages, out of it. */
+static int is_encoded(request_rec *r)
+{
+    const char *type = apr_table_get(r->headers_in, "Content-Type");
+    const char *charset = type ? ap_strcasestr(type, "charset=") : NULL;
+
+    return apr_table_get(r->headers_in, "Content-Encoding")
+        || (charset && !ap_strcasestr(charset, "utf-8"));
+}
+
+/* What is JSON but no message, as the registration of an OAuth client, is none of our business. */
+static int is_message(request_rec *r)
+{
+    const mcp_rpc_t *rpc = mcp_request_rpc(r);
+
+    return rpc->kind != MCP_RPC_INVALID || rpc->method;
+}
+
+/* Read the message, where a limit depends on it. */
+static int read_message(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t **rpc)
+{
+    int decides_on_tools = dir->tools && dir->tools->nelts;
+    int decides_on_method = mcp_rl_rule(dir, MCP_RL_STREAMS) && is_json_type(r);
+    int status;
+
+    *rpc = NULL;
+    if (r->method_number != M_POST || (!decides_on_tools && !is_json_type(r))) {
+        return OK;
+    }
+    status = mcp_request_read(r, MAX_BODY, BODY_TIMEOUT, 0);
+    if (status != OK) {
+        return status;
+    }
+    if (!mcp_request_get(r)->length && !decides_on_tools) {
+        return OK;
+    }
+    if (decides_on_tools || is_encoded(r) || (decides_on_method && is_message(r))) {
+        status = mcp_request_decidable(r);
+    }
+    *rpc = mcp_request_rpc(r);
+    return status;
+}
+
+static apr_int64_t message_count(const mcp_rpc_t *rpc)
+{
+    return rpc && rpc->kind == MCP_RPC_BATCH && rpc->batch->nelts > 1 ? rpc->batch->nelts : 1;
+}
+
+static int calls_tool(const mcp_rpc_t *rpc, const char *pattern)
+{
+    return rpc->method && strcmp(rpc->method, "tools/call") == 0 && rpc->name
+        && mcp_value_matches(pattern, rpc->name);
+}
+
+static apr_int64_t tool_count(const mcp_rpc_t *rpc, const char *pattern)
+{
+    apr_int64_t count = 0;
+    int i;
+
+    if (rpc->kind != MCP_RPC_BATCH) {
+        return calls_tool(rpc, pattern);
+    }
+    for (i = 0; i < rpc->batch->nelts; i++) {
+        count += calls_tool(APR_ARRAY_IDX(rpc->batch, i, const mcp_rpc_t *), pattern);
+    }
+    return count;
+}
+
+static int is_listen(const mcp_rpc_t *rpc)
+{
+    return rpc->method && strcmp(rpc->method, "subscriptions/listen") == 0;
+}
+
+/* Whether the answer may be a standing stream. */
+static int wants_slot(const request_rec *r, const mcp_rpc_t *rpc)
+{
+    int i;
+
+    if (r->method_number == M_GET) {
+        return !r->header_only;
+    }
+    if (!rpc || rpc->kind != MCP_RPC_BATCH) {
+        return rpc && is_listen(rpc);
+    }
+    for (i = 0; i < rpc->batch->nelts; i++) {
+        if (is_listen(APR_ARRAY_IDX(rpc->batch, i, const mcp_rpc_t *))) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void ask_for_tools(asks_t *asks, request_rec *r, const mcp_rl_dir_t *dir, const char *who,
+                          const mcp_rpc_t *rpc)
+{
+    int i;
+
+    for (i = 0; rpc && dir->tools && i < dir->tools->nelts; i++) {
+        const mcp_rl_rule_t *rule = APR_ARRAY_IDX(dir->tools, i, const mcp_rl_rule_t *);
+        apr_int64_t count = rule->amount > 0 ? tool_count(rpc, rule->pattern) : 0;
+
+        /* One place is left for the slot. */
+        if (count && asks->count < MCP_RL_MAX_ASKS - 1) {
+            add_ask(asks, r, rule, who, MCP_RL_TAKE, count);
+        }
+    }
+}
+
+static void gather(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
+                   const mcp_rpc_t *rpc)
+{
+    request_rec *r = q->r;
+    const mcp_rl_rule_t *rule;
+    const char *who = mcp_rl_who(r, dir);
+
+    if ((rule = mcp_rl_rule(dir, MCP_RL_ADDRESS)) != NULL && !q->address_charged) {
+        int counts = !r->user && !has_authorization(r);
+
+        add_ask(asks, r, rule, who, counts ? MCP_RL_TAKE : MCP_RL_LOOK, 1);
+        q->address_charged = counts;
+    }
+    if ((rule = mcp_rl_rule(dir, MCP_RL_WINDOW)) != NULL) {
+        add_ask(asks, r, rule, who, MCP_RL_TAKE, message_count(rpc));
+    }
+    if ((rule = mcp_rl_rule(dir, MCP_RL_MESSAGES)) != NULL && r->method_number == M_POST) {
+        add_ask(asks, r, rule, who, MCP_RL_TAKE, message_count(rpc));
+    }
+    ask_for_tools(asks, r, dir, who, rpc);
+    if ((rule = mcp_rl_rule(dir, MCP_RL_STREAMS)) != NULL && wants_slot(r, rpc)) {
+        add_ask(asks, r, rule, who, MCP_RL_TAKE, 1);
+    }
+}
+
+/* The request's end, however it comes: on a worker, on an event loop, at the child's exit. */
+static apr_status_t end_stream(void *data)
+{
+    mcp_rl_request_t *q = data;
+
+    if (q->stream) {
+        mcp_rl_keeper_remove(mcp_rl_process->keeper, q->stream);
+        q->stream = NULL;
+    }
+    return APR_SUCCESS;
+}
+
+static void keep_stream(mcp_rl_request_t *q, mcp_rl_row_t *row, const mcp_rl_rule_t *rule,
+                        mcp_rl_policy_e policy)
+{
+    request_rec *r = q->r;
+    mcp_rl_stream_t *stream = apr_pcalloc(r->pool, sizeof(*stream));
+    apr_os_sock_t fd;
+
+    stream->row = row;
+    stream->rule = rule;
+    stream->policy = policy;
+    stream->fd = -1;
+    /* An HTTP/2 stream does not own its connection; there the filter ends it. */
+    if (!r->connection->master
+        && apr_os_sock_get(&fd, ap_get_conn_socket(r->connection)) == APR_SUCCESS) {
+        stream->fd = fd;
+    }
+    mcp_rl_keeper_add(mcp_rl_process->keeper, stream);
+    q->stream = stream;
+}
+
+static void tell_nearest(mcp_rl_request_t *q, const asks_t *asks, const mcp_rl_outcome_t *outcome)
+{
+    int nearest = -1, i;
+
+    for (i = 0; i < asks->count; i++) {
+        if (asks->ask[i].mode == MCP_RL_TAKE
+            && (nearest < 0
+                || outcome->verdicts[i].remaining < outcome->verdicts[nearest].remaining)) {
+            nearest = i;
+        }
+    }
+    if (nearest >= 0) {
+        mcp_rl_tell(q, &asks->ask[nearest], &outcome->verdicts[nearest]);
+    }
+}
+
+static int decide(mcp_rl_request_t *q, const mcp_rl_dir_t *dir, asks_t *asks)
+{
+    mcp_rl_policy_e policy = policy_of(dir);
+    mcp_rl_counters_t *counters = mcp_rl_process->store.counters;
+    request_rec *r = q->r;
+    mcp_rl_outcome_t outcome;
+    mcp_rl_row_t *row = NULL;
+    int i;
+
+    /* Before the slot is taken: whatever happens from here on, it is given back. */
+    if (asks->ask[asks->count - 1].rule->kind == MCP_RL_SLOTS) {
+        apr_pool_cleanup_register(r->pool, q, end_stream, apr_pool_cleanup_null);
+    }
+    mcp_rl_store_decide(&mcp_rl_process->store, asks->ask, asks->count, policy, &row, &outcome);
+    if (row) {
+        keep_stream(q, row, asks->ask[asks->count - 1].rule, policy);
+    }
+    if (outcome.is_closed && !is_dry_run(dir)) {
+        return mcp_rl_refuse_closed(q);
+    }
+    if (outcome.refused_by >= 0 && !is_dry_run(dir)) {
+        return mcp_rl_refuse(q, asks->ask, &outcome);
+    }
+    apr_table_setn(r->subprocess_env, "MCP_LIMIT", "allowed");
+    if (outcome.refused_by >= 0) {
+        log_dry_run(r, &asks->ask[outcome.refused_by]);
+    }
+    else {
+        for (i = 0; i < asks->count; i++) {
+            mcp_rl_count(counters, asks->ask[i].rule->limit, MCP_RL_ALLOWED);
+        }
+    }
+    if (!outcome.is_down && !outcome.is_closed && outcome.refused_by < 0) {
+        tell_nearest(q, asks, &outcome);
+    }
+    if (q->stream || q->headers || mcp_rl_rule(dir, MCP_RL_ADDRESS)) {
+        mcp_rl_filter_add(q);
+    }
+    return DECLINED;
+}
+
+static int is_limited(const mcp_rl_dir_t *dir)
+{
+    int i;
+
+    for (i = 0; i <= MCP_RL_ADDRESS; i++) {
+        if (mcp_rl_rule(dir, (mcp_rl_limit_e)i)) {
+            return 1;
+        }
+    }
+    return dir->tools && dir->tools->nelts;
+}
+
+int mcp_rl_check_request(request_rec *r)
+{
+    const mcp_rl_dir_t *dir = mcp_rl_dir(r);
+    mcp_rl_request_t *q;
+    const mcp_rpc_t *rpc;
+    asks_t asks;
+    int status;
+
+    if (r->main || r->method_number == M_OPTIONS || !mcp_rl_process || !is_limited(dir)) {
+        return DECLINED;
+    }
+    q = mcp_rl_request_get(r);
+    if (q->decided || q->r != r) {
+        return DECLINED;
+    }
+    status = read_message(r, dir, &rpc);
+    if (status != OK) {
+        return status == AP_FILTER_ERROR ? status : mcp_error_send(r, status);
+    }
+    q->decided = 1;
+    asks.count = 0;
+    gather(&asks, q, dir, rpc);
+    return asks.count ? decide(q, dir, &asks) : DECLINED;
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef MCP_RL_CHECK_H
+#define MCP_RL_CHECK_H
+
+#include <httpd.h>
+
+#include "mcp_rl_config.h"
+#include "mcp_rl_keeper.h"
+#include "mcp_rl_shared.h"
+
+/* The request side of mod_mcp_ratelimit: its hooks, and what they leave on a request. */
+
+/** One per process. In the parent, store.redis and keeper are not set. */
+typedef struct mcp_rl_process_t {
+    mcp_rl_shared_t *shared;
+    mcp_rl_store_t store;
+    mcp_rl_redis_t redis;
+    mcp_rl_keeper_t *keeper;
+    server_rec *server;
+} mcp_rl_process_t;
+
+/** NULL until post_config has run. */
+extern mcp_rl_process_t *mcp_rl_process;
+
+typedef struct mcp_rl_request_t {
+    request_rec *r;
+    int decided;          /* the limits have been looked at */
+    int address_charged;
+    int head_seen;        /* by the output filter */
+    mcp_rl_stream_t *stream;
+    apr_table_t *headers; /* what a backend may not say in our place; NULL: nothing */
+} mcp_rl_request_t;
+
+/** The record of a request, or of the one it was redirected from; NULL if there is none. */
+mcp_rl_request_t *mcp_rl_request_find(request_rec *r);
+
+/** The same, made if there is none. */
+mcp_rl_request_t *mcp_rl_request_get(request_rec *r);
+
+/** Hook header_parser: the window per address, before anybody is authenticated. */
+int mcp_rl_check_address(request_rec *r);
+
+/** Hook fixups: everything else. */
+int mcp_rl_check_request(request_rec *r);
+
+/** Hook insert_error_filter: httpd or a module answers with an error of its own. */
+void mcp_rl_check_error(request_rec *r);
+
+/** Hook log_transaction: a 401 that came some other way. */
+int mcp_rl_check_log(request_rec *r);
+
+/** Charge the address of a request that ends as 401, once. On a worker thread this may ask Redis. */
+void mcp_rl_charge_401(request_rec *r);
+
+/* mcp_rl_filter.c */
+
+void mcp_rl_filter_register(void);
+
+/** See the response's head, and a stream to its end. */
+void mcp_rl_filter_add(mcp_rl_request_t *q);
+
+/* mcp_rl_answer.c */
+
+/** The key of a limit in the store, for one request. From r->pool. */
+const char *mcp_rl_store_key(request_rec *r, const mcp_rl_rule_t *rule, const char *who);
+
+/** Whose limits are asked for: MCPRateLimitKey, else the identity, else the address. */
+const char *mcp_rl_who(request_rec *r, const mcp_rl_dir_t *dir);
+
+/** Say in headers how things stand with ask number @a which. */
+void mcp_rl_tell(mcp_rl_request_t *q, const mcp_rl_ask_t *ask, const mcp_rl_verdict_t *verdict);
+
+/** Refuse. @return what the hook returns */
+int mcp_rl_refuse(mcp_rl_request_t *q, const mcp_rl_ask_t *asks, const mcp_rl_outcome_t *outcome);
+
+/** The store is away, and that means no. @return what the hook returns */
+int mcp_rl_refuse_closed(mcp_rl_request_t *q);
+
+#endif

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mod_mcp_ratelimit: what a refused client reads, and what a wrong configuration says."""
+import json
+import re
+
+import pytest
+
+from harness.limits import LOAD, limited, message, open_stream, post, serve, try_stream
+
+ONE = "MCPRateLimitMessages 1/10h"
+
+
+def refused(gateway, backend, body=None, *location, store="shm", **options):
+    made = gateway(backend(serve), **limited(store, *(location or (ONE,)), **options))
+    assert post(made).status == 200
+    return post(made, body)
+
+
+@pytest.mark.parametrize("id_text", [
+    "1", "0", "-7", '"1"', '"a\\u00e9\\n"', '""', "9007199254740993", "1.0", "1e2", "9" * 400])
+def test_the_id_comes_back_exactly(gateway, backend, id_text):
+    body = b'{"jsonrpc":"2.0","method":"ping","id":%s}' % id_text.encode()
+    answer = refused(gateway, backend, body)
+    assert answer.status == 429
+    assert b'"id":' + id_text.encode() + b"," in answer.body
+    json.loads(answer.body)
+
+
+def test_the_error_says_which_limit_and_how_long(gateway, backend):
+    answer = refused(gateway, backend)
+    error = answer.json()["error"]
+    wait = int(answer.header("Retry-After"))
+    assert wait >= 1
+    assert error["code"] == -31429
+    assert error["data"] == {"error": "too_many_requests", "limit": "messages",
+                             "retryAfter": wait}
+    assert answer.header("Content-Type") == "application/json"
+    assert answer.header("Content-Length") == str(len(answer.body))
+
+
+@pytest.mark.parametrize("body", [message("notifications/initialized", id_=None),
+                                  b'{"jsonrpc":"2.0","id":1,"result":{}}'])
+def test_a_notification_or_response_gets_an_empty_body(gateway, backend, body):
+    answer = refused(gateway, backend, body)
+    assert (answer.status, answer.body) == (429, b"")
+
+
+def test_a_stream_gets_an_error_without_an_id(gateway, backend):
+    made = gateway(backend(serve), **limited("shm", "MCPRateLimitStreams 1"))
+    keep = try_stream(made)
+    _, response = open_stream(made)
+    answer = response.json()
+    assert response.status == 429 and keep
+    assert "id" not in answer and answer["error"]["data"]["limit"] == "streams"
+
+
+def test_headers_tell_how_things_stand(gateway, backend, store):
+    made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 60/1h burst=3"))
+    answers = [post(made) for _ in range(4)]
+    assert [a.header("X-RateLimit-Limit") for a in answers] == ["3"] * 4
+    assert [a.header("X-RateLimit-Remaining") for a in answers] == ["2", "1", "0", "0"]
+    resets = [int(a.header("X-RateLimit-Reset")) for a in answers]
+    assert 55 <= resets[0] <= 61 and 170 <= resets[2] <= 181
+
+
+def test_headers_are_of_the_limit_nearest_to_refusal(gateway, backend, store):
+    made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 100/1h",
+                                             "MCPRateLimitWindow 7/1h"))
+    assert post(made).header("X-RateLimit-Limit") == "7"
+
+
+def test_draft_headers(gateway, backend, store):
+    made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 200/60s burst=50",
+                                             "MCPRateLimitHeaders draft"))
+    answer = post(made)
+    assert answer.header("RateLimit-Policy") == '"messages";q=200;w=60'
+    assert re.fullmatch(r'"messages";r=49;t=1', answer.header("RateLimit"))
+    assert answer.header("X-RateLimit-Limit") is None
+
+
+def test_headers_off(gateway, backend):
+    answer = refused(gateway, backend, None, ONE, "MCPRateLimitHeaders off")
+    assert not [name for name, _ in answer.headers if "ratelimit" in name.lower()]
+    assert answer.header("Retry-After")
+
+
+@pytest.mark.parametrize("mcp", [True, False])
+def test_a_backends_headers_of_the_same_name_give_way(gateway, backend, mcp):
+    def script(peer):
+        while True:
+            peer.read_request()
+            peer.answer(headers=[("X-RateLimit-Limit", "99"), ("X-RateLimit-Remaining", "98")])
+    made = gateway(backend(script), **limited("shm", ONE, mcp=mcp))
+    assert post(made).header("X-RateLimit-Limit") == "1"
+
+
+def test_the_environment_says_what_was_decided(gateway, backend):
+    made = gateway(backend(serve), **limited("shm", ONE, server=[
+        'LogFormat "%{MCP_LIMIT}e" limit', "CustomLog limit.log limit env=MCP_LIMIT"]))
+    post(made)
+    post(made)
+    made.leave()
+    made.stop()
+    assert (made.directory / "limit.log").read_text().split() == ["allowed", "messages"]
+
+
+def test_a_keep_alive_connection_survives_a_refusal(gateway, backend):
+    made = gateway(backend(serve), **limited("shm", ONE))
+    with made.connect() as client:
+        head = [("Content-Type", "application/json"), ("X-User", "a")]
+        answers = [client.request("POST", "/mcp", head, message()).finish().status
+                   for _ in range(4)]
+    assert answers == [200, 429, 429, 429]
+
+
+def test_bodies_that_are_not_json_pass(gateway, backend):
+    made = gateway(backend(serve), **limited("shm", "MCPRateLimitMessages 9/1h",
+                                             "MCPRateLimitStreams 1"))
+    form = [("Content-Type", "application/x-www-form-urlencoded")]
+    assert made.request("POST", "/mcp", form, b"grant_type=x").status == 200
+    assert made.backends[0].peers[-1].requests[-1].body == b"grant_type=x"
+
+
+@pytest.mark.parametrize("body, status", [
+    (b'{"client_name":"x","redirect_uris":[]}', 200), (b'{"method":"subscriptions/listen"}', 400),
+    (b'{"jsonrpc":"2.0","id":1,"method":"a","method":"subscriptions/listen"}', 400)])
+def test_where_streams_are_limited_json_that_is_no_message_passes(gateway, backend, body, status):
+    made = gateway(backend(serve), **limited("shm", "MCPRateLimitStreams 1", mcp=False))
+    assert post(made, body).status == status
+
+
+def test_a_compressed_message_is_not_counted_as_one(gateway, backend):
+    made = gateway(backend(serve), **limited("shm", ONE))
+    assert post(made, headers=[("Content-Encoding", "gzip")]).status == 415
+
+
+@pytest.mark.parametrize("line, says", [
+    ("MCPRateLimitStreams 0", "from 1 to"),
+    ("MCPRateLimitStreams -1", "from 1 to"),
+    ("MCPRateLimitStreams 99999999999999999999", "from 1 to"),
+    ("MCPRateLimitStreams many", "from 1 to"),
+    ("MCPRateLimitMessages 200", "N/PERIOD"),
+    ("MCPRateLimitMessages 0/60s", "N from 1"),
+    ("MCPRateLimitMessages 5/0s", "PERIOD from 1ms"),
+    ("MCPRateLimitMessages 5/60x", "PERIOD"),
+    ("MCPRateLimitMessages 5/99999999999999d", "PERIOD"),
+    ("MCPRateLimitMessages 5/60s burst=0", "burst=B"),
+    ("MCPRateLimitMessages 5/60s bursts=1", "burst=B"),
+    ("MCPRateLimitWindow 5/60s type=round", "type=fixed|sliding"),
+    ("MCPRateLimitWindow 20000/60s type=sliding", "10000"),
+    ("MCPRateLimitAddress 5/60s type=sliding", "block=DURATION"),
+    ("MCPRateLimitTool x", "PATTERN N/PERIOD"),
+    ("MCPRateLimitTool x 5/1s burst=-1", "burst=B"),
+    ("MCPRateLimitOnError maybe", "local|open|closed"),
+    ("MCPRateLimitHeaders y", "x|draft|off"),
+    ("MCPRateLimitDryRun 2", "On or Off"),
+    ("MCPRateLimitLease 1ms", "from 1s"),
+    ("MCPRateLimitTimeout 0", "from 1ms"),
+    ('MCPRateLimitKey "%{nonsense"', "expression"),
+    ("MCPRateLimitStore disk", "redis://"),
+    ("MCPRateLimitStore redis://u:secret@h:1/4", "password=file:PATH"),
+    ("MCPRateLimitStore redis://u@h:1/4", "password=file:PATH"),
+    ("MCPRateLimitStore redis://h:99999/4", "port"),
+    ("MCPRateLimitStore redis://h:1/x", "database"),
+    ("MCPRateLimitStore redis+unix:relative", "absolute"),
+    ("MCPRateLimitStore shm:0", "size"),
+    ("MCPRateLimitStore shm password=file:/x", "password"),
+    ("MCPRateLimitStore redis://h password=file:/nonexistent", "/nonexistent"),
+    ("MCPRateLimitLease 9s\nMCPRateLimitLease 8s", "one value for the whole httpd"),
+    ("MCPRateLimitStore shm:5\nMCPRateLimitStore shm:6", "one value for the whole httpd"),
+])
+def test_a_wrong_value_is_told(gateway, line, says):
+    made = gateway(start=False, server=[LOAD, line])
+    status, text = made.check_config()
+    assert status != 0
+    assert says in text and line.split()[0] in text
