@@ -61,7 +61,8 @@ static void drop_named(request_rec *r, const char *list)
 static void copy_fields(mcp_exchange_t *x)
 {
     static const char *const hop_by_hop[] = {
-        "Connection", "Keep-Alive", "Transfer-Encoding", "Trailer", "Upgrade", "Proxy-Connection", "TE", NULL
+        "Connection", "Keep-Alive", "Transfer-Encoding", "Trailer", "Upgrade", "Proxy-Connection",
+        "TE", NULL
     };
     request_rec *r = x->r;
     int i;

@@ -326,6 +326,7 @@ apr_status_t mcp_backend_handshake(mcp_backend_t *b, request_rec *r, apr_interva
 {
     int *under_way = &env.handshakes[list_of(b->worker)];
     apr_status_t rv = APR_EAGAIN;
+    const char *outcome;
     conn_rec *c;
 
     if (timeout <= 0) {
@@ -339,8 +340,8 @@ apr_status_t mcp_backend_handshake(mcp_backend_t *b, request_rec *r, apr_interva
             APR_BRIGADE_INSERT_TAIL(b->out, apr_bucket_flush_create(c->bucket_alloc));
             rv = ap_pass_brigade(c->output_filters, b->out);
             apr_brigade_cleanup(b->out);
-            if (rv == APR_SUCCESS && (c->aborted || apr_table_get(c->notes, "SSL_connect_rv") == NULL
-                    || strcmp(apr_table_get(c->notes, "SSL_connect_rv"), "err") == 0)) {
+            outcome = apr_table_get(c->notes, "SSL_connect_rv");
+            if (rv == APR_SUCCESS && (c->aborted || !outcome || strcmp(outcome, "err") == 0)) {
                 rv = APR_EGENERAL;
             }
         }

@@ -90,13 +90,56 @@ typedef enum {
     MCP_X_WORKER   /* a worker */
 } mcp_exchange_wait_e;
 
-/* mcp_proxy_exchange.c */
+/* mcp_proxy_drive.c */
 
 /** Run an exchange that has been set up: what a handler returns, SUSPENDED too. On a worker. */
 int mcp_exchange_run(mcp_exchange_t *x);
 
+/* mcp_proxy_exchange.c: on the thread that has the exchange */
+
+/**
+ * Go on until something has to be waited for. One read of the body at a time, so that a loop serves
+ * all its streams in turn; of TLS, which must be read until it is dry, a few.
+ * @param on_worker whether what may block may be done now
+ * @param buf a buffer of this thread's; what is passed on lies in it until the next call
+ */
+mcp_exchange_wait_e mcp_exchange_advance(mcp_exchange_t *x, int on_worker, char *buf,
+                                         apr_size_t size);
+
 /** Give up before the head went out. @a status is what the client would get. */
 void mcp_exchange_fail(mcp_exchange_t *x, int status);
+
+/** Put what has been gathered for the client on the wire. */
+apr_status_t mcp_exchange_write_out(mcp_exchange_t *x, int on_worker);
+
+/** Close the connection to the backend, its watch first: the descriptor's number is free then. */
+void mcp_exchange_drop_backend(mcp_exchange_t *x);
+
+/** A value of scope L for this request. */
+apr_int64_t mcp_exchange_conf(const mcp_exchange_t *x, mcp_proxy_directive_e id);
+
+/* mcp_proxy_timeout.c: on the thread that has the exchange; times are mcp_clock_now()'s */
+
+/** When something has to be looked at, should nothing happen before. */
+apr_time_t mcp_exchange_deadline(const mcp_exchange_t *x);
+
+/** The deadline has come, or maybe another one meanwhile: see which, and do what it is for. */
+void mcp_exchange_look_at_clock(mcp_exchange_t *x);
+
+/** Something ran out: @a status is what the client gets, @a which says it in the log. */
+void mcp_exchange_time_out(mcp_exchange_t *x, int status, const char *which);
+
+/** The client does not take what is kept for it, from now on. */
+void mcp_exchange_block(mcp_exchange_t *x);
+
+/** The client took nothing for the write timeout. */
+void mcp_exchange_drop_client(mcp_exchange_t *x);
+
+/** An open stream is use of its session. */
+void mcp_exchange_hold_session(mcp_exchange_t *x, apr_time_t now);
+
+apr_interval_time_t mcp_exchange_connect_timeout(const mcp_exchange_t *x);
+const char *mcp_exchange_connect_timeout_name(const mcp_exchange_t *x);
 
 /* mcp_proxy_answer.c */
 
