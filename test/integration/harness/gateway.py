@@ -3,10 +3,11 @@
 
 MPM=event|worker|prefork chooses the MPM, MCP_BUILD the tree that holds our modules, MCP_LOGLEVEL
 the log level. MCP_ASAN=1 runs httpd under AddressSanitizer (a module that was built with it is
-noticed), MCP_LEAKS=1 looks for leaks as well (with an APR whose pools use malloc: what hangs on mapped
-pools counts as lost); sanitizers write to files, and a file fails the test.
-MCP_WRAP=COMMAND starts httpd under that command, valgrind for example. MCP_STOCK=1 leaves our module out (mod_proxy_http, lbmethod byrequests): for work on
-the harness itself, and to see which behaviour is httpd's own.
+noticed), MCP_LEAKS=1 looks for leaks as well (with an APR whose pools use malloc: what hangs on
+mapped pools counts as lost); sanitizers write to files, and a file fails the test.
+MCP_WRAP=COMMAND starts httpd under that command, valgrind for example. MCP_STOCK=1 leaves our
+module out (mod_proxy_http, lbmethod byrequests): for work on the harness itself, and to see which
+behaviour is httpd's own.
 """
 import base64
 import hashlib
