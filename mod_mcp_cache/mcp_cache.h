@@ -110,7 +110,7 @@ char mcp_cache_accepted(const char *accept);
 /* mcp_cache_filter.c: what the backend answers */
 void mcp_cache_watch(mcp_cache_request_t *q);
 void mcp_cache_insert_error_filter(request_rec *r);
-apr_status_t mcp_cache_filter(ap_filter_t *f, apr_bucket_brigade *bb);
+void mcp_cache_register_filter(void);
 
 /* mcp_cache_keep.c: what happens on the writer's thread */
 typedef struct mcp_cache_keep_t mcp_cache_keep_t;

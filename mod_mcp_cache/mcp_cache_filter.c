@@ -31,6 +31,15 @@ typedef struct filter_t {
     apr_uint32_t flags;
 } filter_t;
 
+static apr_status_t read_response(ap_filter_t *f, apr_bucket_brigade *bb);
+
+static ap_filter_rec_t *handle;
+
+void mcp_cache_register_filter(void)
+{
+    handle = ap_register_output_filter(MCP_CACHE_FILTER, read_response, NULL, AP_FTYPE_RESOURCE);
+}
+
 static apr_status_t drop_capture(void *data)
 {
     filter_t *ctx = data;
@@ -52,7 +61,7 @@ void mcp_cache_watch(mcp_cache_request_t *q)
     if (q->r->method_number == M_POST) {
         apr_table_setn(q->r->err_headers_out, "Cache-Status", "mcp; fwd=bypass");
     }
-    ap_add_output_filter(MCP_CACHE_FILTER, ctx, q->r, q->r->connection);
+    ap_add_output_filter_handle(handle, ctx, q->r, q->r->connection);
 }
 
 /* httpd, or mod_mcp_proxy, is about to send an error of its own: maybe an old value will do. */
@@ -65,7 +74,7 @@ void mcp_cache_insert_error_filter(request_rec *r)
 
         ctx->q = q;
         ctx->is_error = 1;
-        ap_add_output_filter(MCP_CACHE_FILTER, ctx, r, r->connection);
+        ap_add_output_filter_handle(handle, ctx, r, r->connection);
     }
 }
 
@@ -224,8 +233,8 @@ static void land_early(mcp_cache_request_t *q, const apr_bucket_brigade *bb)
 static void begin(filter_t *ctx, const apr_bucket_brigade *bb)
 {
     request_rec *r = ctx->q->r;
-    const char *length = out(r, "Content-Length");
     apr_array_header_t *lines;
+    const char *length;
 
     ctx->begun = 1;
     note_session(ctx);
@@ -245,6 +254,7 @@ static void begin(filter_t *ctx, const apr_bucket_brigade *bb)
         lines = apr_array_make(r->pool, 8, sizeof(const char *));
         apr_table_do(add_kept, lines, r->headers_out, NULL);
         ctx->headers = apr_array_pstrcat(r->pool, lines, 0);
+        length = out(r, "Content-Length");
         if (!length || !ap_parse_strict_length(&ctx->declared, length)) {
             ctx->declared = -1;
         }
@@ -336,7 +346,7 @@ static void end(filter_t *ctx)
     mcp_cache_keep(ctx->q, capture, is_whole(ctx), ctx->mark_session, ctx->headers, ctx->flags);
 }
 
-apr_status_t mcp_cache_filter(ap_filter_t *f, apr_bucket_brigade *bb)
+static apr_status_t read_response(ap_filter_t *f, apr_bucket_brigade *bb)
 {
     filter_t *ctx = f->ctx;
     int first = !ctx->begun, ends;

@@ -24,7 +24,7 @@ static void register_hooks(apr_pool_t *p)
     /* One loop is enough: it only waits for flights and for bodies. */
     mcp_park_register_hooks(&mcp_cache_module, 1);
     mcp_request_register("MCP_CACHE_BODY");
-    ap_register_output_filter(MCP_CACHE_FILTER, mcp_cache_filter, NULL, AP_FTYPE_RESOURCE);
+    mcp_cache_register_filter();
 
     ap_hook_pre_config(pre_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_optional_fn_retrieve(mcp_cache_find_peers, NULL, NULL, APR_HOOK_MIDDLE);

@@ -788,8 +788,9 @@ static void wait_for(mcp_exchange_t *x, mcp_exchange_wait_e wait)
     if (events && (!x->watch.active || x->watch.fd != mcp_backend_fd(x->backend))) {
         mcp_watch_stop(loop, &x->watch);
         if (mcp_watch_start(loop, &x->watch, mcp_backend_fd(x->backend), events) != APR_SUCCESS) {
-            x->broken = 1;
-            mcp_exchange_fail(x, HTTP_SERVICE_UNAVAILABLE);
+            /* No fault of the member's; what was sent must not go to another one. */
+            x->broken = x->head_sent;
+            mcp_exchange_fail(x, HTTP_INTERNAL_SERVER_ERROR);
             go_to_worker(x);
             return;
         }
@@ -949,6 +950,19 @@ static int comes_soon(const mcp_exchange_t *x, mcp_exchange_wait_e wait, apr_tim
     return ready;
 }
 
+/* A request on its own thread may have no loop, out of descriptors: it ends, and lets go of all. */
+static int leave(mcp_exchange_t *x)
+{
+    int status = mcp_park_leave(x->park, start_on_loop, x);
+
+    if (status == HTTP_INTERNAL_SERVER_ERROR && x->state != MCP_X_END) {
+        x->broken = x->head_sent;
+        mcp_exchange_fail(x, status);
+        status = mcp_exchange_finish(x);
+    }
+    return status;
+}
+
 static int run_on_worker(mcp_park_t *park, void *baton)
 {
     mcp_exchange_t *x = baton;
@@ -967,7 +981,7 @@ static int run_on_worker(mcp_park_t *park, void *baton)
             if (x->is_stream) {
                 mcp_park_settle(park);
             }
-            return mcp_park_leave(park, start_on_loop, x);
+            return leave(x);
         }
     }
 }

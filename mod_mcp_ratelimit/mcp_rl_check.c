@@ -360,6 +360,12 @@ static apr_status_t end_stream(void *data)
     return APR_SUCCESS;
 }
 
+/* HTTP/2: the master's thread marks what belongs to a stream that was reset. */
+static int is_aborted(void *data)
+{
+    return ((conn_rec *)data)->aborted;
+}
+
 static void keep_stream(mcp_rl_request_t *q, mcp_rl_row_t *row, const mcp_rl_rule_t *rule,
                         mcp_rl_policy_e policy)
 {
@@ -375,6 +381,10 @@ static void keep_stream(mcp_rl_request_t *q, mcp_rl_row_t *row, const mcp_rl_rul
     if (!r->connection->master
         && apr_os_sock_get(&fd, ap_get_conn_socket(r->connection)) == APR_SUCCESS) {
         stream->fd = fd;
+    }
+    else {
+        stream->is_gone = is_aborted;
+        stream->baton = r->connection;
     }
     mcp_rl_keeper_add(mcp_rl_process->keeper, stream);
     q->stream = stream;

@@ -38,7 +38,7 @@ struct mcp_rl_keeper_t {
     apr_thread_t *thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
-    int woken, stop;
+    int woken, stop, finished;
     mcp_rl_stream_t *streams;
     unsigned stream_count;
     apr_uint32_t releases;   /* first row to give back; index + 1 */
@@ -327,13 +327,16 @@ static void look_for_gone_clients(mcp_rl_keeper_t *keeper)
         fds[n].fd = stream->fd;
         fds[n++].events = POLLRDHUP;
     }
-    if (n && poll(fds, n, 0) > 0) {
+    if (n && poll(fds, n, 0) >= 0) {
         n = 0;
         for (stream = keeper->streams; stream; stream = next) {
             next = stream->next;
-            if (fds[n++].revents & (POLLRDHUP | POLLHUP | POLLERR)) {
+            if ((fds[n++].revents & (POLLRDHUP | POLLHUP | POLLERR))
+                || (stream->is_gone && stream->is_gone(stream->baton))) {
                 __atomic_store_n(&stream->lost, 1, __ATOMIC_RELEASE);
-                (void)shutdown(stream->fd, SHUT_RDWR);
+                if (stream->fd >= 0) {
+                    (void)shutdown(stream->fd, SHUT_RDWR);
+                }
                 unlink_locked(keeper, stream);
             }
         }
@@ -465,7 +468,22 @@ static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
         wait_for_work(keeper);
     }
     free(work);
+    __atomic_store_n(&keeper->finished, 1, __ATOMIC_RELEASE);
     return NULL;
+}
+
+/* In a signal handler, maybe: no lock, no join. Our code may be unloaded after it. */
+static apr_status_t stop_at_exit(void *data)
+{
+    mcp_rl_keeper_t *keeper = data;
+    struct timespec pause = { .tv_nsec = 5000000L };
+    int i;
+
+    __atomic_store_n(&keeper->stop, 1, __ATOMIC_RELEASE);
+    for (i = 0; i < 100 && !__atomic_load_n(&keeper->finished, __ATOMIC_ACQUIRE); i++) {
+        nanosleep(&pause, NULL);
+    }
+    return APR_SUCCESS;
 }
 
 /* The process is about to end, and all its streams with it. */
@@ -495,7 +513,8 @@ static apr_status_t stop(void *data)
     return APR_SUCCESS;
 }
 
-apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store, apr_pool_t *p)
+apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store, int gives_back,
+                                 apr_pool_t *exiting, apr_pool_t *p)
 {
     /* Never freed: requests of a child that is exiting may still end after the thread. */
     mcp_rl_keeper_t *k = calloc(1, sizeof(*k));
@@ -514,7 +533,7 @@ apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store
     *keeper = k;
     rv = apr_thread_create(&k->thread, NULL, run, k, p);
     if (rv == APR_SUCCESS) {
-        apr_pool_pre_cleanup_register(p, k, stop);
+        apr_pool_pre_cleanup_register(exiting, k, gives_back ? stop : stop_at_exit);
     }
     return rv;
 }

@@ -5,6 +5,7 @@
  */
 #include "mcp_rl_check.h"
 
+#include <ap_mpm.h>
 #include <apr_strings.h>
 #include <http_log.h>
 #include <http_protocol.h>
@@ -72,14 +73,23 @@ static void log_change(void *baton, int up, const char *name, const char *why)
     }
 }
 
-static void child_init(apr_pool_t *p, server_rec *s)
+static void child_init(apr_pool_t *pchild, server_rec *s)
 {
+    apr_pool_t *p = pchild;
     mcp_rl_process_t *process = mcp_rl_process;
     const mcp_store_url_t *url = mcp_rl_store_url();
     mcp_redis_options_t options = { .changed = log_change, .baton = process };
+    int is_threaded = 0;
     apr_status_t rv;
 
     if (!process) {
+        return;
+    }
+    /* prefork destroys its pools in a signal handler, where nothing can be waited for: there the
+     * thread's memory outlives them. */
+    ap_mpm_query(AP_MPMQ_IS_THREADED, &is_threaded);
+    if (is_threaded == AP_MPMQ_NOT_SUPPORTED
+        && apr_pool_create_unmanaged_ex(&p, NULL, NULL) != APR_SUCCESS) {
         return;
     }
     process->store.pid = getpid();
@@ -95,7 +105,8 @@ static void child_init(apr_pool_t *p, server_rec *s)
         mcp_rl_redis_init(&process->redis);
         process->store.redis = &process->redis;
     }
-    rv = mcp_rl_keeper_start(&process->keeper, &process->store, p);
+    rv = mcp_rl_keeper_start(&process->keeper, &process->store,
+                              is_threaded != AP_MPMQ_NOT_SUPPORTED, pchild, p);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s, MCP_LOGNO(3005)
                      "no thread for the keeper: slots would not be given back");

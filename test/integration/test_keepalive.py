@@ -69,7 +69,6 @@ def test_a_backend_connection_with_a_doubtful_end_is_not_used_again(gateway, bac
 
     b = backend(script)
     gw = gateway(b)
-    gw.expect_log(r"MCP20\d\d", optional=True)
     for number in range(3):
         answer = gw.request("POST", "/mcp", POST, b"{}")
         assert answer.body in (b"{}", b"")

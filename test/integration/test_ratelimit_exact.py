@@ -183,7 +183,10 @@ class Streams:
             self.live.append(client)
             self.opened += 1
             # What a dead process leaves behind is closed by the kernel before anybody is told.
-            self.live = [c for c in self.live if not c.is_closed_by_server()]
+            ended = [c for c in self.live if c.is_closed_by_server()]
+            self.live = [c for c in self.live if c not in ended]
+            for one in ended:
+                one.close()
             self.most = max(self.most, len(self.live))
 
     def close_one(self, chosen):

@@ -93,7 +93,6 @@ def test_a_tls_backend_that_goes_mid_stream_is_seen_broken(gateway, backend, eve
 
     gw = gateway(backend(script, tls=True), **proxy_tls())
     gw.expect_log(tags.BACKEND_BROKE, optional=True)
-    gw.expect_log(r"AH0\d{4}", optional=True)
     stream = gw.connect().request("GET", "/mcp", LISTEN)
     stream.next_event()
     event.set()
@@ -157,7 +156,6 @@ def test_a_backend_whose_certificate_is_not_trusted_is_refused(gateway, backend)
         ],
     )
     gw.expect_log(tags.TLS_FAILED)
-    gw.expect_log(r"AH0\d{4}", optional=True)
     assert_rpc_error(gw.request("POST", "/mcp", POST, json.dumps(call("x")).encode()), 503, 1)
     assert b.requests == []
 
@@ -171,8 +169,8 @@ def test_ssl_proxy_checks_are_honoured(gateway, backend, name):
 
 def test_https_members_without_ssl_proxy_engine_are_refused(gateway, backend):
     gw = gateway(backend(answering, tls=True), modules=["ssl"])
-    gw.expect_log(r"MCP20\d\d|AH\d{5}")
-    gw.expect_log(r"MCP20\d\d|AH\d{5}", optional=True)
+    for tag in ("AH01961", "AH00961", tags.TLS_FAILED):
+        gw.expect_log(tag)
     assert gw.request("POST", "/mcp", POST, json.dumps(call("x")).encode()).status >= 500
 
 
@@ -182,7 +180,6 @@ def test_a_backend_that_speaks_plain_where_tls_is_expected_is_refused(gateway, b
     b.scheme = "https"
     gw = gateway(b, **proxy_tls())
     gw.expect_log(tags.TLS_FAILED)
-    gw.expect_log(r"AH0\d{4}", optional=True)
     assert_rpc_error(gw.request("POST", "/mcp", POST, json.dumps(call("x")).encode()), 503, 1)
 
 
@@ -194,7 +191,6 @@ def test_a_tls_handshake_that_hangs_holds_no_thread_and_times_out(gateway, backe
     b.scheme = "https"
     gw = gateway(b, threads=4, location=["MCPProxyConnectTimeout 2s"], **proxy_tls())
     gw.expect_log(tags.TIMEOUT)
-    gw.expect_log(r"MCP20\d\d|AH0\d{4}", optional=True)
     body = json.dumps(call("x")).encode()
     clients = [gw.connect() for _ in range(12)]
     for client in clients:

@@ -109,6 +109,7 @@ class Peer:
                 self.sent += count
                 view = view[count:]
         except (OSError, ssl.SSLError):
+            self.closed_at = self.closed_at or time.monotonic()
             raise Gone() from None
         return self
 

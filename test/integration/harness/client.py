@@ -2,8 +2,8 @@
 """A raw HTTP/1.1 client: every byte is the test's, and the end of a body is told from a break."""
 import base64
 import json
-import select
 import socket
+import ssl
 import struct
 import time
 
@@ -52,6 +52,7 @@ class Connection:
         self.socket.shutdown(socket.SHUT_WR)
 
     def send(self, data):
+        self.socket.settimeout(self.timeout)
         self.socket.sendall(data)
         return self
 
@@ -107,11 +108,24 @@ class Connection:
         while not condition() and self.fill(deadline):
             pass
 
+    def fill_now(self):
+        """Read what is there without waiting; False if nothing is."""
+        if self.eof:
+            return False
+        self.socket.settimeout(0)
+        try:
+            data = self.socket.recv(65536)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            data = b""
+        self.buffer += data
+        self.eof = not data
+        return True
+
     def is_closed_by_server(self):
         """Whether the end of the connection has come (what came before it is kept)."""
-        pending = getattr(self.socket, "pending", lambda: 0)()
-        if not self.eof and (pending or select.select([self.socket], [], [], 0)[0]):
-            self.fill()
+        self.fill_now()
         return self.eof
 
 
@@ -200,11 +214,7 @@ class Response:
 
     def poll(self):
         """Take what is there without waiting; returns self."""
-        while not self.ended:
-            pending = getattr(self.connection.socket, "pending", lambda: 0)()
-            if not pending and not select.select([self.connection.socket], [], [], 0)[0]:
-                break
-            self.connection.fill()
+        while not self.ended and self.connection.fill_now():
             self._decode()
         return self
 

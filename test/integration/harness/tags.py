@@ -12,7 +12,8 @@ BACKEND_GONE = "MCP2045"  # closed or reset before its head was whole
 BACKEND_BROKE = "MCP2046"  # closed or reset within the body
 BAD_CHUNKS = "MCP2047"
 ENDPOINT_FOREIGN = "MCP2050"
-CAPACITY = r"MCP2\d\d\d"  # start-up: the MPM cannot hold the streams
-RESTART_ROOM = r"MCP2\d\d\d"  # start-up: ServerLimit
-OPEN_FILES = r"MCP2\d\d\d"  # start-up: ulimit -n
-MEMBER_ERROR = r"MCP2\d\d\d|AH0\d\d\d\d"  # a member was put in error, or none is left
+CAPACITY = "MCP2072"  # start-up: the MPM cannot hold the streams
+RESTART_ROOM = "MCP2073"  # start-up: ServerLimit
+OPEN_FILES = "MCP2074"  # start-up: ulimit -n
+# mod_proxy's own: a member was put in error (failonstatus, failontimeout), none is left.
+MEMBER_ERROR = "AH01170|AH01174|AH02460|AH01167"
