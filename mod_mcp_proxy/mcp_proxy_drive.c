@@ -195,6 +195,10 @@ static void on_drain(mcp_park_t *park, void *baton)
     apr_interval_time_t spread = mcp_proxy_server_conf(MCP_PROXY_DRAIN_TIMEOUT);
     apr_time_t now = mcp_clock_now();
 
+    /* Its client has left: the timer runs for its end, which is near. */
+    if (x->client_gone) {
+        return;
+    }
     /* Only what turns out to be a standing stream has less time than it was given at first. */
     if (x->drain_at && (!x->is_standing || x->drain_until <= now + spread)) {
         return;
