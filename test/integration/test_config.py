@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What httpd -t refuses, what the start warns of, and scopes."""
+import json
 import re
 import subprocess
 
 import pytest
 
 from harness import tags
-from harness.client import Mcp
+from harness.client import ACCEPT, JSON, Mcp, rpc
 from harness.gateway import MODULE
 from harness.wait import wait_until
 
@@ -297,6 +298,13 @@ def test_the_module_works_when_a_graceful_restart_loads_it_first(gateway, server
     gw.config = text
     gw.write_config()
     gw.graceful()
+    # The old generation knows no proxy, and may take a connection until it has closed its listener.
+    ping = json.dumps(rpc("ping")).encode()
+    wait_until(
+        lambda: b"<html>" not in gw.request("POST", "/mcp", [ACCEPT, JSON], ping).body,
+        "the new generation"
+    )
+    wait_until(lambda: len(gw.children()) == 1, "the old child to go")
     client = Mcp(gw).initialize()
     assert client.where() == "a"
 
