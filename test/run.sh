@@ -113,6 +113,23 @@ summary() { # word: the number before it in pytest's last line
             END { print n + 0 }'
 }
 
+# In CI, on a machine whose load nobody knows, up to three failed tests are tried once more, alone.
+# Those that pass then are named as flaky, and are worth a look; by hand there is no second try.
+try_again() {
+    sed -n 's/^FAILED \([^ ]*\.py::[^ ]*\).*/\1/p' "$work/said" | sort -u >"$work/again"
+    [ "${CI:-}" = true ] && [ "$(wc -l <"$work/again")" -eq "$bad" ] && [ "$bad" -le 3 ] || return 0
+    mended=0
+    while read -r name; do
+        say "Once more: $name"
+        if (cd test/integration && python -m pytest "$name" </dev/null); then
+            echo "FLAKY: $name failed, and passed on the second try"
+            mended=$((mended + 1))
+        fi
+    done <"$work/again"
+    bad=$((bad - mended))
+    add "$mended" 0 0
+}
+
 run_integration() {
     say "Integration tests"
     PATH=$PATH:/usr/sbin
@@ -125,7 +142,9 @@ run_integration() {
     status=$?
     bad=$(($(summary failed) + $(summary error)))
     [ "$status" -eq 0 ] || [ "$bad" -gt 0 ] || bad=1
-    add "$(summary passed)" "$bad" "$(summary skipped)"
+    good=$(summary passed) skips=$(summary skipped)
+    try_again
+    add "$good" "$bad" "$skips"
 }
 
 run_real() {
