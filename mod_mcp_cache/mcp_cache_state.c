@@ -7,13 +7,13 @@
  */
 #include "mcp_cache.h"
 
-#include <apr_shm.h>
 #include <apr_strings.h>
 #include <http_config.h>
 #include <http_core.h>
 
 #include "mcp_cache_metrics.h"
 #include "mcp_cache_redis.h"
+#include "mcp_lasting.h"
 #include "mcp_store_url.h"
 
 #define NEAR_SIZE (16 * 1024 * 1024) /* beside Redis: only what somebody waits for, and sessions */
@@ -44,27 +44,16 @@ const mcp_cache_env_t *mcp_cache_env(void)
 /* Memory under a name that lasts as long as the parent process; made if it is not there. */
 static void *lasting_memory(server_rec *s, const char *key, apr_size_t size, int *is_new)
 {
-    apr_pool_t *p = s->process->pool;
-    apr_shm_t *shm = NULL;
-    void *known = NULL;
-    apr_status_t rv;
+    void *mem;
+    apr_status_t rv = mcp_lasting_memory(&mem, is_new, key, size, s->process->pool);
 
-    apr_pool_userdata_get(&known, key, p);
-    *is_new = !known;
-    if (known) {
-        return known;
-    }
-    rv = apr_shm_create(&shm, size, NULL, p);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s, MCP_LOGNO(4001)
                      "no shared memory of %" APR_SIZE_T_FMT " bytes could be had; is "
                      "MCPCacheStore shm:N too large for this machine?", size);
         return NULL;
     }
-    known = apr_shm_baseaddr_get(shm);
-    memset(known, 0, size);
-    apr_pool_userdata_set(known, apr_pstrdup(p, key), NULL, p);
-    return known;
+    return mem;
 }
 
 static int make_store(server_rec *s, apr_pool_t *ptemp)

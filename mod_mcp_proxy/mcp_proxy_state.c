@@ -8,12 +8,12 @@
  */
 #include "mcp_proxy.h"
 
-#include <apr_shm.h>
 #include <apr_strings.h>
 #include <http_log.h>
 #include <unistd.h>
 
 #include "mcp_httpd_park.h"
+#include "mcp_lasting.h"
 #include "mcp_proxy_backend.h"
 
 #define SHARED_KEY "mcp_proxy.shared/1"
@@ -28,26 +28,15 @@ static struct {
 /* Memory under a name that lasts as long as the parent process; made if it is not there. */
 static void *lasting_memory(server_rec *s, const char *key, apr_size_t size, int *is_new)
 {
-    apr_pool_t *p = s->process->pool;
-    apr_shm_t *shm = NULL;
-    void *known = NULL;
-    apr_status_t rv;
+    void *mem;
+    apr_status_t rv = mcp_lasting_memory(&mem, is_new, key, size, s->process->pool);
 
-    apr_pool_userdata_get(&known, key, p);
-    *is_new = !known;
-    if (known) {
-        return known;
-    }
-    rv = apr_shm_create(&shm, size, NULL, p);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s, MCP_LOGNO(2001)
                      "no shared memory of %" APR_SIZE_T_FMT " bytes could be had", size);
         return NULL;
     }
-    known = apr_shm_baseaddr_get(shm);
-    memset(known, 0, size);
-    apr_pool_userdata_set(known, apr_pstrdup(p, key), NULL, p);
-    return known;
+    return mem;
 }
 
 int mcp_proxy_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)

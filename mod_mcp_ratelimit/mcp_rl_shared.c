@@ -7,10 +7,11 @@
 #include "mcp_rl_shared.h"
 
 #include <apr_general.h>
-#include <apr_shm.h>
 #include <apr_strings.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "mcp_lasting.h"
 
 #define MAIN_KEY "mcp_ratelimit.main/1"
 #define TABLE_KEY "mcp_ratelimit.table/1"
@@ -28,28 +29,6 @@ typedef struct main_t {
 static apr_size_t aligned(apr_size_t size)
 {
     return (size + ALIGN - 1) / ALIGN * ALIGN;
-}
-
-/* @return APR_SUCCESS, and whether the memory is new */
-static apr_status_t find_or_make(void **mem, int *is_new, const char *key, apr_size_t size,
-                                 apr_pool_t *process)
-{
-    apr_shm_t *shm;
-    apr_status_t rv;
-
-    *mem = NULL;
-    *is_new = 0;
-    apr_pool_userdata_get(mem, key, process);
-    if (*mem) {
-        return APR_SUCCESS;
-    }
-    rv = apr_shm_create(&shm, size, NULL, process);
-    if (rv != APR_SUCCESS) {
-        return rv;
-    }
-    *mem = apr_shm_baseaddr_get(shm);
-    *is_new = 1;
-    return apr_pool_userdata_set(*mem, key, NULL, process);
 }
 
 static apr_status_t make_instance(char *text)
@@ -73,7 +52,7 @@ static apr_status_t open_main(mcp_rl_shared_t *s, const char *store_name, apr_po
     main_t *main;
     void *mem;
     int is_new;
-    apr_status_t rv = find_or_make(&mem, &is_new, MAIN_KEY, leases_at + mcp_rl_leases_size(ROWS),
+    apr_status_t rv = mcp_lasting_memory(&mem, &is_new, MAIN_KEY, leases_at + mcp_rl_leases_size(ROWS),
                                    process);
 
     if (rv != APR_SUCCESS) {
@@ -114,7 +93,7 @@ apr_status_t mcp_rl_shared_open(mcp_rl_shared_t **shared, apr_int64_t entries,
     apr_status_t rv = open_main(s, store_name, process);
 
     if (rv == APR_SUCCESS) {
-        rv = find_or_make(&mem, &is_new, key, mcp_rl_shm_size(entries), process);
+        rv = mcp_lasting_memory(&mem, &is_new, key, mcp_rl_shm_size(entries), process);
     }
     if (rv == APR_SUCCESS) {
         s->shm = mcp_rl_shm_at(mem);
