@@ -24,6 +24,7 @@
 #include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -59,6 +60,7 @@ struct mcp_crew_t {
     mcp_crew_wait_t *buckets[BUCKETS];
     apr_int64_t swept; /* seconds up to this one are done */
     int hurried, stopped;
+    apr_interval_time_t grace; /* hurried: how long a wait that may hurry lasts */
 };
 
 static void wake(mcp_crew_t *crew)
@@ -71,9 +73,17 @@ static void wake(mcp_crew_t *crew)
 
 /* ---- waits ---- */
 
+/* What has bytes to read is about to be served: a thread was told of it. */
+static int is_served(const mcp_crew_wait_t *wait)
+{
+    int bytes = 0;
+
+    return !(wait->events & EPOLLOUT) && ioctl(wait->fd, FIONREAD, &bytes) == 0 && bytes > 0;
+}
+
 static void expire(mcp_crew_wait_t *wait)
 {
-    if (!wait->is_late) {
+    if (!wait->is_late && !is_served(wait)) {
         wait->is_late = 1;
         shutdown(wait->fd, wait->events & EPOLLOUT ? SHUT_RDWR : SHUT_RD);
     }
@@ -88,24 +98,45 @@ static void unlink_wait_locked(mcp_crew_wait_t *wait)
     wait->prev = NULL;
 }
 
+static void link_wait_locked(mcp_crew_t *crew, mcp_crew_wait_t *wait)
+{
+    wait->prev = &crew->buckets[(apr_uint64_t)(wait->until / APR_USEC_PER_SEC + 1) % BUCKETS];
+    wait->next = *wait->prev;
+    if (wait->next) {
+        wait->next->prev = &wait->next;
+    }
+    *wait->prev = wait;
+}
+
+/* One that may hurry ends when its grace does; sweep() ends what is left of it then. */
+static void hasten_locked(mcp_crew_t *crew, mcp_crew_wait_t *wait, apr_time_t now)
+{
+    apr_time_t end = wait->since + crew->grace;
+
+    if (end <= now) {
+        expire(wait);
+    }
+    else if (end < wait->until) {
+        unlink_wait_locked(wait);
+        wait->until = end;
+        link_wait_locked(crew, wait);
+    }
+}
+
 apr_status_t mcp_crew_wait(mcp_crew_t *crew, mcp_crew_wait_t *wait, apr_time_t until)
 {
     struct epoll_event event = { .events = wait->events | EPOLLONESHOT, .data.ptr = wait };
     int op = wait->is_known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     apr_status_t rv;
 
+    wait->since = mcp_clock_now();
     wait->until = until;
     wait->is_late = 0;
     wait->is_known = 1;
     pthread_mutex_lock(&crew->lock);
-    wait->prev = &crew->buckets[(apr_uint64_t)(until / APR_USEC_PER_SEC + 1) % BUCKETS];
-    wait->next = *wait->prev;
-    if (wait->next) {
-        wait->next->prev = &wait->next;
-    }
-    *wait->prev = wait;
+    link_wait_locked(crew, wait);
     if (crew->hurried && wait->may_hurry) {
-        expire(wait);
+        hasten_locked(crew, wait, wait->since);
     }
     pthread_mutex_unlock(&crew->lock);
     if (epoll_ctl(crew->epoll_fd, op, wait->fd, &event) == 0) {
@@ -152,17 +183,20 @@ static void sweep(mcp_crew_t *crew)
     pthread_mutex_unlock(&crew->lock);
 }
 
-void mcp_crew_hurry(mcp_crew_t *crew)
+void mcp_crew_hurry(mcp_crew_t *crew, apr_interval_time_t grace)
 {
-    mcp_crew_wait_t *wait;
+    apr_time_t now = mcp_clock_now();
+    mcp_crew_wait_t *wait, *next;
     unsigned i;
 
     pthread_mutex_lock(&crew->lock);
     crew->hurried = 1;
+    crew->grace = grace;
     for (i = 0; i < BUCKETS; i++) {
-        for (wait = crew->buckets[i]; wait; wait = wait->next) {
+        for (wait = crew->buckets[i]; wait; wait = next) {
+            next = wait->next;
             if (wait->may_hurry) {
-                expire(wait);
+                hasten_locked(crew, wait, now);
             }
         }
     }

@@ -25,14 +25,15 @@ struct mcp_crew_job_t {
 typedef struct mcp_crew_wait_t mcp_crew_wait_t;
 struct mcp_crew_wait_t {
     mcp_crew_wait_t *next, **prev; /* private, as is_late */
-    apr_time_t until;
+    apr_time_t since, until;       /* private: since */
     int is_late;
     int is_known;                  /* private: the descriptor is in the epoll */
     int fd;                        /* the same one for as long as the memory is used */
     unsigned events;               /* EPOLLIN or EPOLLOUT, with EPOLLRDHUP or without */
     int may_hurry;                 /* mcp_crew_hurry() ends it */
-    /** @a is_late: the time is over; the socket has been shut down for reading, or, if it waited
-     *  for room to write, in both directions. Runs on a thread of the crew, once. */
+    /** @a is_late: the time is over; the socket has been shut down for reading (what came before
+     *  can still be read), or, if it waited for room to write, in both directions. Runs on a
+     *  thread of the crew, once. */
     void (*fn)(void *baton, int is_late);
     void *baton;
 };
@@ -54,8 +55,11 @@ void mcp_crew_run(mcp_crew_t *crew, mcp_crew_job_t *job);
  */
 apr_status_t mcp_crew_wait(mcp_crew_t *crew, mcp_crew_wait_t *wait, apr_time_t until);
 
-/** Any thread: end the waits that may hurry, those to come included, as if their time were over. */
-void mcp_crew_hurry(mcp_crew_t *crew);
+/**
+ * Any thread: end the waits that may hurry, those to come included, as if their time were over, but
+ * none before it has lasted for @a grace (kept to a second).
+ */
+void mcp_crew_hurry(mcp_crew_t *crew, apr_interval_time_t grace);
 
 /** Let every thread finish what it does, and join it. What still waits is never called. */
 void mcp_crew_stop(mcp_crew_t *crew);

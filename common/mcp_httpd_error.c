@@ -62,22 +62,24 @@ static const description_t *description(request_rec *r, int status)
 const char *mcp_error_body(request_rec *r, int status)
 {
     const description_t *d = description(r, status);
-    mcp_request_t *request = mcp_request_get(r);
+    const mcp_request_t *request = mcp_request_get(r);
     const char *id = "";
 
     if (request->complete && request->length > 0) {
-        const mcp_rpc_t *rpc = mcp_request_rpc(r);
+        const mcp_rpc_t *rpc = request->rpc ? request->rpc : mcp_request_rpc(r);
 
         if (rpc->kind == MCP_RPC_NOTIFICATION || rpc->kind == MCP_RPC_RESPONSE) {
             return "";
         }
         if (rpc->id.p && rpc->kind != MCP_RPC_BATCH) {
-            id = apr_psprintf(r->pool, ",\"id\":%.*s", (int)rpc->id.len, rpc->id.p);
+            id = apr_pstrcat(r->pool, ",\"id\":",
+                             apr_pstrmemdup(r->pool, rpc->id.p, rpc->id.len), NULL);
         }
     }
-    return apr_psprintf(r->pool, "{\"jsonrpc\":\"2.0\"%s,\"error\":{\"code\":%d,\"message\":%s%s%s}}",
-                        id, d->code, mcp_rpc_quote(d->message, r->pool),
-                        d->data ? ",\"data\":" : "", d->data ? d->data : "");
+    return apr_pstrcat(r->pool, "{\"jsonrpc\":\"2.0\"", id, ",\"error\":{\"code\":",
+                       apr_itoa(r->pool, d->code), ",\"message\":",
+                       mcp_rpc_quote(d->message, r->pool), d->data ? ",\"data\":" : "",
+                       d->data ? d->data : "", "}}", NULL);
 }
 
 static int has_unread_body(request_rec *r)

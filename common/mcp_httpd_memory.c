@@ -123,25 +123,30 @@ void mcp_lender_repay(mcp_lender_t *lender)
 
 /* ---- blocks ---- */
 
-/* Looking for input drops the empty bucket that the core's input filter keeps, and its buffer. */
-static void drop_read_buffer(request_rec *r)
+/*
+ * Looking for input drops the empty bucket that the core's input filter keeps, and its buffer. A TLS
+ * client's goodbye that is met by it is not met again.
+ */
+static apr_status_t drop_read_buffer(request_rec *r)
 {
     conn_rec *c = r->connection;
     apr_bucket_brigade *bb = apr_brigade_create(r->pool, c->bucket_alloc);
+    apr_status_t rv = ap_get_brigade(c->input_filters, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ,
+                                     1);
 
-    ap_get_brigade(c->input_filters, bb, AP_MODE_SPECULATIVE, APR_NONBLOCK_READ, 1);
     apr_brigade_destroy(bb);
+    return APR_STATUS_IS_EAGAIN(rv) ? APR_SUCCESS : rv;
 }
 
-void mcp_memory_spare(request_rec *r)
+apr_status_t mcp_memory_spare(request_rec *r)
 {
+    apr_status_t rv = drop_read_buffer(r);
     apr_allocator_t *allocator = apr_pool_allocator_get(r->connection->pool);
     int i, is_room = 1;
 
-    if (!allocator) {
-        return;
+    if (!allocator || rv != APR_SUCCESS) {
+        return rv;
     }
-    drop_read_buffer(r);
     apr_allocator_max_free_set(allocator, 1);
     for (i = 0; i < SPARE_NODES; i++) {
         apr_memnode_t *node = apr_allocator_alloc(allocator, 1);
@@ -163,6 +168,7 @@ void mcp_memory_spare(request_rec *r)
         }
     }
     apr_allocator_max_free_set(allocator, ap_max_mem_free);
+    return APR_SUCCESS;
 }
 
 void mcp_memory_seed(conn_rec *c)

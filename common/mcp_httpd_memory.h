@@ -28,8 +28,9 @@ void mcp_lender_repay(mcp_lender_t *lender);
 /**
  * On a worker, when the body of @a r has been read and its connection will wait for long: take the
  * blocks that it has to spare, for connections to come.
+ * @return APR_SUCCESS; else the client has gone
  */
-void mcp_memory_spare(request_rec *r);
+apr_status_t mcp_memory_spare(request_rec *r);
 
 /** A new connection: give it blocks that others had to spare. */
 void mcp_memory_seed(conn_rec *c);

@@ -101,11 +101,15 @@ apr_status_t mcp_park_write(mcp_park_t *park, apr_bucket_brigade *bb);
  */
 apr_bucket *mcp_park_lend(mcp_park_t *park, const char *buf, apr_size_t len);
 
+/** What is in @a bb has to wait: it gets memory of its own. */
+void mcp_park_keep(mcp_park_t *park, apr_bucket_brigade *bb);
+
 /**
  * On a worker, before a request is left for long: give memory back that the connection does not
  * need meanwhile. The request's body has been read.
+ * @return APR_SUCCESS; else the client has gone, and need not be waited for
  */
-void mcp_park_settle(mcp_park_t *park);
+apr_status_t mcp_park_settle(mcp_park_t *park);
 
 /**
  * Write what is kept, as far as the client takes it; never blocks. On the loop or a worker.
@@ -115,6 +119,9 @@ apr_status_t mcp_park_flush(mcp_park_t *park);
 
 /** Bytes in the client's socket that it has not acknowledged; 0 where that cannot be known. */
 int mcp_park_unacknowledged(const mcp_park_t *park);
+
+/** How long ago the client's system last acknowledged anything; 0 where that cannot be known. */
+apr_interval_time_t mcp_park_silence(const mcp_park_t *park);
 
 /** Something is kept for a client that does not take it yet: do not write more. */
 int mcp_park_has_pending(const mcp_park_t *park);

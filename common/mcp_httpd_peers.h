@@ -15,6 +15,14 @@
 /** Registered by mod_mcp_proxy: whether MCPProxy is On for this request. */
 APR_DECLARE_OPTIONAL_FN(int, mcp_proxy_is_on, (request_rec *r));
 
+/**
+ * Registered by mod_mcp_proxy: may the session that a request names be used, behind a balancer and
+ * from the fixups phase on? Counts as a use of the session, and elects no member.
+ * @return 1: it is known, and so is its member; 0: it is another identity's, or its member is
+ *         disabled, stopped or removed; -1: nothing is known of it, or there is none
+ */
+APR_DECLARE_OPTIONAL_FN(int, mcp_proxy_session_lives, (request_rec *r));
+
 /** The output filter of mod_mcp_ratelimit. It never blocks and holds nothing back. */
 #define MCP_RATELIMIT_FILTER "MCP_RATELIMIT"
 

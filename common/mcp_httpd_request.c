@@ -22,9 +22,10 @@
 #include "mcp_httpd_park.h"
 #include "mcp_value.h"
 
-#define REQUEST_KEY "mcp.request/1"
+#define REQUEST_KEY "mcp/2" /* short: looked up, by hash, several times a request */
 #define REQUEST_MAGIC 0x4d435031u
 #define READ_SIZE (32 * 1024)
+#define SMALL_BODY 4096 /* one that is declared and no longer is kept in the pool */
 #define STATELESS_SINCE "2026-07-28"
 #define VERSION_LENGTH 10
 
@@ -34,6 +35,8 @@
 /* A body on its way in. Only the thread that has the request touches it. */
 typedef struct reading_t {
     mcp_request_t pub;
+    const char *type;    /* Content-Type; NULL: none */
+    apr_off_t declared;  /* Content-Length; 0: none */
     apr_size_t room;
     int on_heap;
     apr_time_t deadline;
@@ -49,7 +52,6 @@ static ap_filter_rec_t *body_filter_handle;
 static reading_t *reading(request_rec *r)
 {
     void *known = NULL;
-    const char *type;
     reading_t *in;
 
     apr_pool_userdata_get(&known, REQUEST_KEY, r->pool);
@@ -60,9 +62,9 @@ static reading_t *reading(request_rec *r)
     in = apr_pcalloc(r->pool, sizeof(*in));
     in->pub.magic = REQUEST_MAGIC;
     in->pub.size = sizeof(mcp_request_t);
-    type = apr_table_get(r->headers_in, "Content-Type");
-    in->pub.json = type && strncasecmp(type, "application/json", 16) == 0
-        && (!type[16] || type[16] == ';' || apr_isspace(type[16]))
+    in->type = apr_table_get(r->headers_in, "Content-Type");
+    in->pub.json = in->type && strncasecmp(in->type, "application/json", 16) == 0
+        && (!in->type[16] || in->type[16] == ';' || apr_isspace(in->type[16]))
         && !apr_table_get(r->headers_in, "Content-Encoding");
     if (!apr_table_get(r->headers_in, "Content-Length")
         && !apr_table_get(r->headers_in, "Transfer-Encoding")) {
@@ -95,9 +97,8 @@ static int make_room(request_rec *r, reading_t *in, apr_size_t more)
     if (wanted <= in->room) {
         return OK;
     }
-    if (!in->on_heap && !in->pub.body && more < READ_SIZE && r->remaining > 0
-        && (apr_size_t)r->remaining + more < READ_SIZE) {
-        in->room = (apr_size_t)r->remaining + more + 1;
+    if (!in->pub.body && in->declared <= SMALL_BODY && more <= (apr_size_t)in->declared) {
+        in->room = (apr_size_t)in->declared + 1;
         in->pub.body = apr_palloc(r->pool, in->room);
         return OK;
     }
@@ -241,9 +242,11 @@ static int start_reading(request_rec *r, reading_t *in, apr_off_t limit,
                          apr_interval_time_t timeout)
 {
     const char *declared = apr_table_get(r->headers_in, "Content-Length");
-    apr_off_t length;
 
-    if (declared && ap_parse_strict_length(&length, declared) && length > limit) {
+    if (declared && !ap_parse_strict_length(&in->declared, declared)) {
+        in->declared = 0;
+    }
+    if (in->declared > limit) {
         return too_large(r, limit);
     }
     in->bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
@@ -333,20 +336,23 @@ void mcp_request_take(request_rec *r)
     in->sent = in->pub.length;
 }
 
-const mcp_rpc_t *mcp_request_rpc(request_rec *r)
+static const mcp_rpc_t *rpc_of(request_rec *r, reading_t *in)
 {
-    reading_t *in = reading(r);
-
     if (!in->pub.rpc) {
         in->pub.rpc = mcp_rpc_parse(in->pub.body ? in->pub.body : "", in->pub.length, r->pool);
     }
     return in->pub.rpc;
 }
 
-static int has_foreign_charset(request_rec *r)
+const mcp_rpc_t *mcp_request_rpc(request_rec *r)
 {
-    const char *type = apr_table_get(r->headers_in, "Content-Type");
-    const char *charset = type ? ap_strcasestr(type, "charset=") : NULL;
+    return rpc_of(r, reading(r));
+}
+
+static int has_foreign_charset(const reading_t *in)
+{
+    const char *parameters = in->type ? strchr(in->type, ';') : NULL;
+    const char *charset = parameters ? ap_strcasestr(parameters, "charset=") : NULL;
 
     if (!charset) {
         return 0;
@@ -380,17 +386,18 @@ static int judge_message(request_rec *r, const mcp_rpc_t *rpc)
 
 int mcp_request_decidable(request_rec *r)
 {
-    const char *coding = apr_table_get(r->headers_in, "Content-Encoding");
+    reading_t *in = reading(r);
+    const char *coding = in->pub.json ? NULL : apr_table_get(r->headers_in, "Content-Encoding");
 
     if (coding && strcasecmp(coding, "identity") != 0) {
         return mcp_error_set(r, HTTP_UNSUPPORTED_MEDIA_TYPE, 0,
                              "A Content-Encoding is not accepted here", NULL);
     }
-    if (has_foreign_charset(r)) {
+    if (has_foreign_charset(in)) {
         return mcp_error_set(r, HTTP_UNSUPPORTED_MEDIA_TYPE, 0,
                              "A charset other than utf-8 is not accepted here", NULL);
     }
-    return judge_message(r, mcp_request_rpc(r));
+    return judge_message(r, rpc_of(r, in));
 }
 
 static int is_stateless_version(const char *version)
@@ -493,26 +500,6 @@ int mcp_request_check_headers(request_rec *r)
         return mismatch(r, "Mcp-Method", "does not match the body");
     }
     return check_name(r, rpc);
-}
-
-const char *mcp_request_method_label(const char *method)
-{
-    static const char *const known[] = {
-        "initialize", "notifications/initialized", "ping", "tools/list", "tools/call",
-        "prompts/list", "prompts/get", "resources/list", "resources/templates/list",
-        "resources/read", "resources/subscribe", "resources/unsubscribe", "completion/complete",
-        "logging/setLevel", "server/discover", "subscriptions/listen", "tasks/get",
-        "tasks/result", "tasks/list", "tasks/cancel", "notifications/cancelled",
-        "notifications/progress", "notifications/roots/list_changed", NULL
-    };
-    int i;
-
-    for (i = 0; method && known[i]; i++) {
-        if (strcmp(known[i], method) == 0) {
-            return known[i];
-        }
-    }
-    return "other";
 }
 
 const char *mcp_request_identity(request_rec *r)

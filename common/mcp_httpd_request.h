@@ -8,7 +8,7 @@
 
 /*
  * What the modules share of one request: its body, read once, whoever of them needs it first, the
- * message in it, and who sends it. The record hangs on r->pool under "mcp.request/1"; a module that
+ * message in it, and who sends it. The record hangs on r->pool under "mcp/2"; a module that
  * finds one reads that instead of the client.
  */
 
@@ -63,9 +63,6 @@ int mcp_request_is_stateless(request_rec *r);
  * @return OK, or 400 with an answer described (-32020)
  */
 int mcp_request_check_headers(request_rec *r);
-
-/** The method, if the specification has it, else "other". Static text. For metrics. */
-const char *mcp_request_method_label(const char *method);
 
 /**
  * Who asks: the user that httpd authenticated, with the vhost and AuthName, percent-encoded; NULL

@@ -8,6 +8,7 @@
  */
 #include "mcp_json.h"
 
+#include <endian.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,7 @@ void mcp_json_init(mcp_json_t *json, const char *buf, apr_size_t len, apr_pool_t
     json->end = buf + len;
     json->error = NULL;
     json->duplicates = 0;
+    json->odd_names = 0;
     json->depth = 0;
     json->pool = p;
     json->scratch = NULL;
@@ -56,15 +58,23 @@ static apr_pool_t *scratch_pool(mcp_json_t *json)
     return json->scratch;
 }
 
-int mcp_json_peek(mcp_json_t *json)
+static inline int peek(mcp_json_t *json)
 {
     const char *at = json->at;
 
+    if (at < json->end && (unsigned char)*at > ' ') {
+        return (unsigned char)*at;
+    }
     while (at < json->end && (*at == ' ' || *at == '\n' || *at == '\r' || *at == '\t')) {
         at++;
     }
     json->at = at;
     return at < json->end ? (unsigned char)*at : -1;
+}
+
+int mcp_json_peek(mcp_json_t *json)
+{
+    return peek(json);
 }
 
 apr_size_t mcp_json_utf8(const char *at, const char *end)
@@ -105,15 +115,20 @@ apr_size_t mcp_json_utf8(const char *at, const char *end)
 static const char *skip_plain(const char *at, const char *end)
 {
     while (end - at >= 8) {
-        uint64_t x, quote, backslash;
+        uint64_t x, quote, backslash, found;
 
         memcpy(&x, at, 8);
+        x = le64toh(x);
         quote = x ^ EVERY_BYTE('"');
         backslash = x ^ EVERY_BYTE('\\');
-        /* A top bit shows: not ASCII, a borrow from below 0x20, or a borrow from an equal byte. */
-        if ((x | (x - EVERY_BYTE(0x20)) | (quote - EVERY_BYTE(1)) | (backslash - EVERY_BYTE(1)))
-            & EVERY_BYTE(0x80)) {
-            break;
+        /*
+         * A top bit shows: not ASCII, a borrow from below 0x20, or a borrow from an equal byte.
+         * Borrows only go up, so the lowest one is where the first such byte stands.
+         */
+        found = (x | (x - EVERY_BYTE(0x20)) | (quote - EVERY_BYTE(1)) | (backslash - EVERY_BYTE(1)))
+            & EVERY_BYTE(0x80);
+        if (found) {
+            return at + __builtin_ctzll(found) / 8;
         }
         at += 8;
     }
@@ -241,7 +256,7 @@ static apr_status_t read_string(mcp_json_t *json, mcp_json_string_t *string)
 
 apr_status_t mcp_json_string(mcp_json_t *json, mcp_json_string_t *string)
 {
-    if (mcp_json_peek(json) != '"') {
+    if (peek(json) != '"') {
         return fail(json, "a string is missing");
     }
     return read_string(json, string);
@@ -364,7 +379,7 @@ static apr_status_t skip_word(mcp_json_t *json, const char *word, apr_size_t len
 static apr_status_t skip_scalar(mcp_json_t *json)
 {
     mcp_json_string_t string;
-    int c = mcp_json_peek(json);
+    int c = peek(json);
 
     switch (c) {
     case -1:
@@ -449,7 +464,7 @@ static apr_status_t read_name(mcp_json_t *json, mcp_span_t *name)
 {
     mcp_json_string_t string;
 
-    if (mcp_json_peek(json) != '"') {
+    if (peek(json) != '"') {
         return fail(json, "a member without a name");
     }
     if (read_string(json, &string) != APR_SUCCESS) {
@@ -457,12 +472,13 @@ static apr_status_t read_name(mcp_json_t *json, mcp_span_t *name)
     }
     *name = string.raw;
     if (string.has_escape) {
+        json->odd_names |= string.has_nul || string.has_lone_surrogate;
         name->p = mcp_json_decode(&string, scratch_pool(json), &name->len);
     }
     if (!json->duplicates) {
         keep_name(json, name);
     }
-    if (mcp_json_peek(json) != ':') {
+    if (peek(json) != ':') {
         return fail(json, "a name without a colon behind it");
     }
     json->at++;
@@ -471,7 +487,7 @@ static apr_status_t read_name(mcp_json_t *json, mcp_span_t *name)
 
 apr_status_t mcp_json_open(mcp_json_t *json, mcp_json_nest_t *nest)
 {
-    int c = mcp_json_peek(json);
+    int c = peek(json);
 
     if (c != '{' && c != '[') {
         return fail(json, "an object or an array is missing");
@@ -489,7 +505,7 @@ apr_status_t mcp_json_open(mcp_json_t *json, mcp_json_nest_t *nest)
 
 apr_status_t mcp_json_next(mcp_json_t *json, mcp_json_nest_t *nest, mcp_span_t *name)
 {
-    int c = mcp_json_peek(json);
+    int c = peek(json);
 
     if (c == (nest->is_object ? '}' : ']')) {
         return close_nest(json, nest);
@@ -511,7 +527,7 @@ apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
     mcp_span_t name;
     unsigned count = 0;
     apr_status_t rv;
-    int c = mcp_json_peek(json);
+    int c = peek(json);
 
     raw->p = json->at;
     do {
@@ -525,7 +541,7 @@ apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
         if (rv == APR_EGENERAL) {
             return rv;
         }
-        c = count ? mcp_json_peek(json) : -1;
+        c = count ? peek(json) : -1;
     } while (count);
     raw->len = (apr_size_t)(json->at - raw->p);
     return APR_SUCCESS;
@@ -533,5 +549,5 @@ apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
 
 apr_status_t mcp_json_end(mcp_json_t *json)
 {
-    return mcp_json_peek(json) < 0 ? APR_SUCCESS : fail(json, "bytes behind the value");
+    return peek(json) < 0 ? APR_SUCCESS : fail(json, "bytes behind the value");
 }

@@ -36,6 +36,7 @@ typedef struct mcp_json_t {
     const char *end;
     const char *error; /* static text, once something has returned APR_EGENERAL */
     int duplicates;    /* a name stood twice in one object; the caller may set it back to 0 */
+    int odd_names;     /* a name held NUL or half a surrogate pair */
     unsigned depth;    /* private, from here on */
     apr_pool_t *pool;
     apr_pool_t *scratch;

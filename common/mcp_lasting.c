@@ -6,6 +6,10 @@
 #include "mcp_lasting.h"
 
 #include <apr_shm.h>
+#include <stdint.h>
+
+/* apr_shm keeps a word of its own in front of what it gives out. */
+#define ALIGN 64
 
 apr_status_t mcp_lasting_memory(void **mem, int *is_new, const char *key, apr_size_t size,
                                 apr_pool_t *process)
@@ -19,11 +23,11 @@ apr_status_t mcp_lasting_memory(void **mem, int *is_new, const char *key, apr_si
     if (*mem) {
         return APR_SUCCESS;
     }
-    rv = apr_shm_create(&shm, size, NULL, process);
+    rv = apr_shm_create(&shm, size + ALIGN, NULL, process);
     if (rv != APR_SUCCESS) {
         return rv;
     }
-    *mem = apr_shm_baseaddr_get(shm);
+    *mem = (void *)(((uintptr_t)apr_shm_baseaddr_get(shm) + ALIGN - 1) / ALIGN * ALIGN);
     *is_new = 1;
     return apr_pool_userdata_set(*mem, key, NULL, process);
 }

@@ -29,9 +29,10 @@ struct mcp_redis_t {
     const mcp_store_url_t *url;
     mcp_redis_options_t options;
     mcp_breaker_t own_breaker;
-    apr_sockaddr_t *address; /* NULL: unknown host, or a unix socket */
-    apr_thread_mutex_t *lock;
+    apr_thread_mutex_t *lock;  /* of what follows */
+    apr_sockaddr_t address;    /* salen 0: unknown host, or a unix socket */
     mcp_redis_wire_t *idle;
+    apr_time_t resolve_at;     /* of the one thread that maintains */
 };
 
 void mcp_redis_script_init(mcp_redis_script_t *script, const char *source)
@@ -78,15 +79,33 @@ static apr_status_t destroy(void *data)
     return APR_SUCCESS;
 }
 
-static void resolve(mcp_redis_t *redis, apr_pool_t *p)
+/* What is known of a host stays where it cannot be asked for anew. */
+static void resolve(mcp_redis_t *redis)
 {
-    apr_sockaddr_t *address;
+    apr_sockaddr_t *found;
+    apr_pool_t *p;
 
-    if (redis->url->kind == MCP_STORE_REDIS
-        && apr_sockaddr_info_get(&address, redis->url->host, APR_UNSPEC, redis->url->port, 0, p)
-            == APR_SUCCESS) {
-        redis->address = address;
+    if (redis->url->kind != MCP_STORE_REDIS
+        || apr_pool_create_unmanaged_ex(&p, NULL, NULL) != APR_SUCCESS) {
+        return;
     }
+    if (apr_sockaddr_info_get(&found, redis->url->host, APR_UNSPEC, redis->url->port, 0, p)
+        == APR_SUCCESS) {
+        apr_thread_mutex_lock(redis->lock);
+        redis->address = *found;
+        apr_thread_mutex_unlock(redis->lock);
+    }
+    apr_pool_destroy(p);
+}
+
+static apr_sockaddr_t address_of(mcp_redis_t *redis)
+{
+    apr_sockaddr_t address;
+
+    apr_thread_mutex_lock(redis->lock);
+    address = redis->address;
+    apr_thread_mutex_unlock(redis->lock);
+    return address;
 }
 
 mcp_redis_t *mcp_redis_create(const mcp_store_url_t *url, const mcp_redis_options_t *options,
@@ -102,7 +121,7 @@ mcp_redis_t *mcp_redis_create(const mcp_store_url_t *url, const mcp_redis_option
         redis->options.breaker = &redis->own_breaker;
     }
     apr_thread_mutex_create(&redis->lock, APR_THREAD_MUTEX_DEFAULT, p);
-    resolve(redis, p);
+    resolve(redis);
     apr_pool_cleanup_register(p, redis, destroy, apr_pool_cleanup_null);
     return redis;
 }
@@ -176,6 +195,18 @@ static void give_back(mcp_redis_t *redis, mcp_redis_wire_t *wire)
     wire->next = redis->idle;
     redis->idle = wire;
     apr_thread_mutex_unlock(redis->lock);
+}
+
+/* A new connection to where the server was last known to be. */
+static apr_status_t open_wire(mcp_redis_t *redis, mcp_redis_job_t *job)
+{
+    apr_sockaddr_t address = address_of(redis);
+
+    if (!address.salen && redis->url->kind == MCP_STORE_REDIS) {
+        apr_cpystrn(job->info.why, "the host is not known", sizeof(job->info.why));
+        return APR_EGENERAL;
+    }
+    return mcp_redis_wire_open(&job->wire, &address, redis->url->path);
 }
 
 static apr_status_t append_words(mcp_redis_wire_t *wire, const char *a, const char *b,
@@ -462,11 +493,8 @@ apr_status_t mcp_redis_job_start(mcp_redis_t *redis, mcp_redis_job_t *job)
         rv = enter_commands(job);
     }
     else {
-        if (!redis->address && redis->url->kind == MCP_STORE_REDIS) {
-            return fail_because(redis, job, 1, "the host is not known");
-        }
         job->stage = STAGE_HELLO;
-        rv = mcp_redis_wire_open(&job->wire, redis->address, redis->url->path);
+        rv = open_wire(redis, job);
         if (rv != APR_SUCCESS) {
             return fail(redis, job, rv, 1);
         }
@@ -485,18 +513,27 @@ apr_status_t mcp_redis_job_cancel(mcp_redis_t *redis, mcp_redis_job_t *job)
     return fail(redis, job, APR_TIMEUP, 0);
 }
 
-static apr_status_t run_job(mcp_redis_t *redis, mcp_redis_job_t *job, apr_time_t deadline)
+void mcp_redis_job_abandon(mcp_redis_job_t *job)
 {
-    apr_status_t rv = mcp_redis_job_start(redis, job);
+    if (job->wire) {
+        mcp_redis_wire_close(job->wire);
+        job->wire = NULL;
+    }
+    mcp_redis_free_replies(job->commands, job->count);
+}
+
+apr_status_t mcp_redis_job_wait(mcp_redis_t *redis, mcp_redis_job_t *job, apr_time_t until)
+{
+    apr_status_t rv = APR_EAGAIN;
 
     while (rv == APR_EAGAIN) {
         struct pollfd pfd = { .fd = job->fd, .events = job->events };
-        apr_time_t left = deadline - mcp_clock_now();
+        apr_time_t left = until - mcp_clock_now();
         struct timespec ts = { .tv_sec = left / APR_USEC_PER_SEC,
                                .tv_nsec = (left % APR_USEC_PER_SEC) * 1000 };
 
         if (left <= 0) {
-            return mcp_redis_job_cancel(redis, job);
+            return APR_EAGAIN;
         }
         if (ppoll(&pfd, 1, &ts, NULL) < 0 && errno != EINTR) {
             return fail(redis, job, errno, 0);
@@ -504,6 +541,16 @@ static apr_status_t run_job(mcp_redis_t *redis, mcp_redis_job_t *job, apr_time_t
         rv = mcp_redis_job_step(redis, job);
     }
     return rv;
+}
+
+static apr_status_t run_job(mcp_redis_t *redis, mcp_redis_job_t *job, apr_time_t deadline)
+{
+    apr_status_t rv = mcp_redis_job_start(redis, job);
+
+    if (rv == APR_EAGAIN) {
+        rv = mcp_redis_job_wait(redis, job, deadline);
+    }
+    return rv == APR_EAGAIN ? mcp_redis_job_cancel(redis, job) : rv;
 }
 
 apr_status_t mcp_redis_run(mcp_redis_t *redis, mcp_redis_command_t *commands, int count,
@@ -553,6 +600,11 @@ void mcp_redis_maintain(mcp_redis_t *redis, apr_interval_time_t timeout)
     apr_time_t now = mcp_clock_now();
 
     close_idle(redis, now - IDLE_TTL);
+    /* It may have moved. Every process looks for itself, whoever probes. */
+    if (mcp_redis_is_open(redis) && redis->resolve_at <= now) {
+        redis->resolve_at = now + MCP_BREAKER_PROBE_EVERY;
+        resolve(redis);
+    }
     if (mcp_breaker_claim_probe(redis->options.breaker, now)) {
         probe(redis, timeout);
     }

@@ -89,8 +89,8 @@ void mcp_redis_free_replies(mcp_redis_command_t *commands, int count);
 int mcp_redis_is_open(const mcp_redis_t *redis);
 
 /**
- * From a thread that may wait, every now and then: close idle connections; while the breaker is
- * open, try (at most every MCP_BREAKER_PROBE_EVERY, one process at a time) whether the server
+ * From one thread that may wait, every now and then: close idle connections; while the breaker is
+ * open, ask for the host's address anew, and try (at most every MCP_BREAKER_PROBE_EVERY, one process at a time) whether the server
  * takes a write within @a timeout, and close the breaker if so.
  */
 void mcp_redis_maintain(mcp_redis_t *redis, apr_interval_time_t timeout);
@@ -116,6 +116,15 @@ typedef struct mcp_redis_job_t {
 /** commands, count and maybe info.prepare are set by the caller, the rest is zero. Returns as mcp_redis_job_step(). */
 apr_status_t mcp_redis_job_start(mcp_redis_t *redis, mcp_redis_job_t *job);
 apr_status_t mcp_redis_job_step(mcp_redis_t *redis, mcp_redis_job_t *job);
+
+/**
+ * Poll and step, for a thread that may wait a little.
+ * @return as mcp_redis_job_step(); APR_EAGAIN: @a until (mcp_clock_now() time) has come first
+ */
+apr_status_t mcp_redis_job_wait(mcp_redis_t *redis, mcp_redis_job_t *job, apr_time_t until);
+
+/** Nobody wants the answer any more, and nobody is to blame: the connection is closed. */
+void mcp_redis_job_abandon(mcp_redis_job_t *job);
 
 /** Out of time: the connection is closed. @return APR_TIMEUP */
 apr_status_t mcp_redis_job_cancel(mcp_redis_t *redis, mcp_redis_job_t *job);

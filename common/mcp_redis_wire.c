@@ -15,8 +15,38 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "mcp_value.h"
+
 #define READ_SIZE 16384
 #define MAX_REPLY ((size_t)64 * 1024 * 1024)
+/* What hiredis makes room for, and clears again, before any of it has come. */
+#define MAX_ELEMENTS (1024 * 1024)
+
+#if HIREDIS_MAJOR >= 1
+typedef size_t elements_t;
+#else
+typedef int elements_t;
+#endif
+
+static redisReplyObjectFunctions *usual; /* hiredis' own, the same for all readers */
+
+static void *create_array(const redisReadTask *task, elements_t elements)
+{
+    return elements > MAX_ELEMENTS ? NULL : usual->createArray(task, elements);
+}
+
+static redisReader *create_reader(redisReplyObjectFunctions *functions)
+{
+    redisReader *reader = redisReaderCreate();
+
+    if (reader) {
+        __atomic_store_n(&usual, reader->fn, __ATOMIC_RELAXED);
+        *functions = *reader->fn;
+        functions->createArray = create_array;
+        reader->fn = functions;
+    }
+    return reader;
+}
 
 static apr_status_t open_socket(int *fd, const struct sockaddr *address, socklen_t len,
                                 int *connecting)
@@ -73,7 +103,7 @@ apr_status_t mcp_redis_wire_open(mcp_redis_wire_t **wire, const apr_sockaddr_t *
         free(w);
         return rv;
     }
-    w->reader = redisReaderCreate();
+    w->reader = create_reader(&w->functions);
     if (!w->reader) {
         mcp_redis_wire_close(w);
         return APR_ENOMEM;
@@ -112,27 +142,46 @@ static apr_status_t reserve(mcp_redis_wire_t *wire, size_t len)
     return APR_SUCCESS;
 }
 
+/* "*3\r\n" or "$5\r\n" */
+static char *put_length(char *out, char kind, size_t length)
+{
+    *out++ = kind;
+    out += mcp_value_decimal(out, (apr_int64_t)length);
+    *out++ = '\r';
+    *out++ = '\n';
+    return out;
+}
+
+/* As redisFormatCommandArgv(), which goes through printf() and an allocation of its own. */
 apr_status_t mcp_redis_wire_append(mcp_redis_wire_t *wire, int argc, const char **argv,
                                    const size_t *argvlen)
 {
-    char *command = NULL;
-    int len = redisFormatCommandArgv(&command, argc, argv, argvlen);
+    size_t most = MCP_VALUE_DECIMAL + 3;
     apr_status_t rv;
+    char *out;
+    int i;
 
-    if (len < 0) {
-        return APR_ENOMEM;
+    for (i = 0; i < argc; i++) {
+        most += MCP_VALUE_DECIMAL + 3 + argvlen[i] + 2;
     }
     if (wire->out_sent == wire->out_len) {
         wire->out_sent = wire->out_len = 0;
         wire->received = 0;
     }
-    rv = reserve(wire, (size_t)len);
-    if (rv == APR_SUCCESS) {
-        memcpy(wire->out + wire->out_len, command, (size_t)len);
-        wire->out_len += (size_t)len;
+    rv = reserve(wire, most);
+    if (rv != APR_SUCCESS) {
+        return rv;
     }
-    redisFreeCommand(command);
-    return rv;
+    out = put_length(wire->out + wire->out_len, '*', (size_t)argc);
+    for (i = 0; i < argc; i++) {
+        out = put_length(out, '$', argvlen[i]);
+        memcpy(out, argv[i], argvlen[i]);
+        out += argvlen[i];
+        *out++ = '\r';
+        *out++ = '\n';
+    }
+    wire->out_len = (size_t)(out - wire->out);
+    return APR_SUCCESS;
 }
 
 static apr_status_t finish_connect(mcp_redis_wire_t *wire)

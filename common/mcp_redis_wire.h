@@ -19,6 +19,7 @@ struct mcp_redis_wire_t {
     int fd;
     int connecting;
     redisReader *reader;
+    redisReplyObjectFunctions functions; /* the reader's */
     char *out;               /* to be sent; malloc */
     size_t out_len, out_sent, out_room;
     size_t received;         /* since the last mcp_redis_wire_clear() */

@@ -471,8 +471,13 @@ const char *mcp_rpc_quote(const char *text, apr_pool_t *p)
     *out++ = '"';
     while (text < end) {
         unsigned char c = (unsigned char)*text;
-        apr_size_t len = mcp_json_utf8(text, end);
+        apr_size_t len;
 
+        if (c >= 0x20 && c < 0x80 && c != '"' && c != '\\') {
+            *out++ = *text++;
+            continue;
+        }
+        len = mcp_json_utf8(text, end);
         if (!len) {
             memcpy(out, "\xef\xbf\xbd", 3);
             out += 3;

@@ -118,11 +118,6 @@ typedef struct block_t {
     mcp_span_t data;
 } block_t;
 
-static int is_name(mcp_span_t name, const char *text)
-{
-    return name.len == strlen(text) && !memcmp(name.p, text, name.len);
-}
-
 static mcp_sse_first_e take_event(block_t *block, mcp_span_t value, int is_whole)
 {
     if (value.len > sizeof(endpoint) - 1 || memcmp(value.p, endpoint, value.len)) {
@@ -184,10 +179,10 @@ static mcp_sse_first_e take_line(block_t *block, mcp_span_t line, int is_whole)
     if (!colon && !is_whole) {
         return MCP_SSE_MORE;
     }
-    if (is_name(name, "event")) {
+    if (mcp_span_is(name, "event")) {
         return take_event(block, value, is_whole);
     }
-    if (is_name(name, "data")) {
+    if (mcp_span_is(name, "data")) {
         return take_data(block, value, is_whole);
     }
     return MCP_SSE_MORE;
@@ -233,4 +228,61 @@ mcp_sse_first_e mcp_sse_first(const char *buf, apr_size_t len, mcp_span_t *data)
         }
     }
     return len < MCP_SSE_MAX_FIRST ? MCP_SSE_MORE : MCP_SSE_OTHER;
+}
+
+/* The next line, moved behind its end; 0: that has not come. A CR at the very end may lack its LF. */
+static int cut_line(mcp_span_t *in, mcp_span_t *line)
+{
+    apr_size_t len = 0, end;
+
+    while (len < in->len && in->p[len] != '\n' && in->p[len] != '\r') {
+        len++;
+    }
+    if (len == in->len) {
+        return 0;
+    }
+    end = len + 1;
+    end += in->p[len] == '\r' && end < in->len && in->p[end] == '\n';
+    *line = (mcp_span_t){ in->p, len };
+    *in = (mcp_span_t){ in->p + end, in->len - end };
+    return 1;
+}
+
+/* What stands behind "data:", one space taken off. */
+static int is_data(mcp_span_t line, mcp_span_t *value)
+{
+    static const char name[] = "data:";
+    apr_size_t len = sizeof(name) - 1;
+
+    if (line.len < len || memcmp(line.p, name, len) != 0) {
+        return 0;
+    }
+    len += line.len > len && line.p[len] == ' ';
+    *value = (mcp_span_t){ line.p + len, line.len - len };
+    return 1;
+}
+
+apr_status_t mcp_sse_take(mcp_span_t *in, apr_pool_t *p, mcp_span_t *data)
+{
+    mcp_span_t left = *in, line, value, all = { NULL, 0 };
+
+    while (cut_line(&left, &line)) {
+        if (line.len == 0) {
+            *in = left;
+            *data = all;
+            return APR_SUCCESS;
+        }
+        if (is_data(line, &value)) {
+            if (all.p) {
+                char *joined = apr_palloc(p, all.len + 1 + value.len);
+
+                memcpy(joined, all.p, all.len);
+                joined[all.len] = '\n';
+                memcpy(joined + all.len + 1, value.p, value.len);
+                value = (mcp_span_t){ joined, all.len + 1 + value.len };
+            }
+            all = value;
+        }
+    }
+    return APR_INCOMPLETE;
 }

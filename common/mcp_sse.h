@@ -2,6 +2,9 @@
 #ifndef MCP_SSE_H
 #define MCP_SSE_H
 
+#include <apr_errno.h>
+#include <apr_pools.h>
+
 #include "mcp_span.h"
 
 /*
@@ -44,5 +47,13 @@ typedef enum {
  * @param data out, with MCP_SSE_ENDPOINT: the value of its one data line, within @a buf
  */
 mcp_sse_first_e mcp_sse_first(const char *buf, apr_size_t len, mcp_span_t *data);
+
+/**
+ * Take the next event out of bytes that are kept, at the start of an event.
+ * @param in moved behind the event; as it was with APR_INCOMPLETE
+ * @param data its data, lines joined by LF; within @a in, or from @a p; empty where it has none
+ * @return APR_INCOMPLETE: the blank line that ends it has not come
+ */
+apr_status_t mcp_sse_take(mcp_span_t *in, apr_pool_t *p, mcp_span_t *data);
 
 #endif

@@ -82,6 +82,26 @@ apr_status_t mcp_value_count(const char *text, apr_int64_t *out)
     return read_number(text + is_negative, counts, is_negative ? -1 : 1, out);
 }
 
+apr_size_t mcp_value_decimal(char *buf, apr_int64_t number)
+{
+    char reversed[MCP_VALUE_DECIMAL];
+    apr_uint64_t rest = number < 0 ? 0 - (apr_uint64_t)number : (apr_uint64_t)number;
+    apr_size_t digits = 0, len = 0;
+
+    do {
+        reversed[digits++] = (char)('0' + rest % 10);
+        rest /= 10;
+    } while (rest);
+    if (number < 0) {
+        buf[len++] = '-';
+    }
+    while (digits) {
+        buf[len++] = reversed[--digits];
+    }
+    buf[len] = '\0';
+    return len;
+}
+
 int mcp_value_matches(const char *pattern, const char *text)
 {
     const char *star = NULL, *retry = NULL;

@@ -22,6 +22,12 @@ apr_status_t mcp_value_size(const char *text, apr_int64_t *out);
 /** A decimal number, with an optional minus. */
 apr_status_t mcp_value_count(const char *text, apr_int64_t *out);
 
+/** Room for any apr_int64_t as text. */
+#define MCP_VALUE_DECIMAL 24
+
+/** @a number as text into @a buf, which has MCP_VALUE_DECIMAL bytes. @return its length */
+apr_size_t mcp_value_decimal(char *buf, apr_int64_t number);
+
 /**
  * Whether @a text fits @a pattern: * is any run of bytes, ? any one byte. Case counts. Takes at most
  * a time that grows with the product of the two lengths.

@@ -23,8 +23,20 @@ AC_DEFUN([AX_MCP_APXS], [
     [AS_HELP_STRING([--with-moduledir=DIR], [where modules go (default: what apxs says)])],
     [moduledir=$withval], [moduledir=`$APXS -q LIBEXECDIR`])
   AC_SUBST([moduledir])
+  AX_MCP_MOD_PROXY([`$APXS -q LIBEXECDIR`])
   HTTPD=`$APXS -q SBINDIR`/`$APXS -q PROGNAME`
   AC_SUBST([HTTPD])
+])
+
+# mod_mcp_proxy uses functions of mod_proxy. Linked to it, it may be loaded ahead of it, which is
+# what happens where files are read by name, as Debian does. Not where mod_proxy is built in.
+AC_DEFUN([AX_MCP_MOD_PROXY], [
+  AC_MSG_CHECKING([for mod_proxy.so])
+  AS_IF([test -f "$1/mod_proxy.so"],
+    [MOD_PROXY_LIBS="-L$1 -Wl,-rpath,$1 -l:mod_proxy.so"
+     AC_MSG_RESULT([$1])],
+    [AC_MSG_RESULT([no, it is built in])])
+  AC_SUBST([MOD_PROXY_LIBS])
 ])
 
 AC_DEFUN([AX_MCP_SANITIZER], [

@@ -38,15 +38,17 @@ typedef enum {
 /** What is known of one request; lives in r->pool. */
 typedef struct mcp_cache_request_t {
     request_rec *r;
+    const mcp_request_t *body;
+    int judged;                   /* what follows is valid */
     int asks;                     /* it may be answered from the cache: what follows is valid */
     int by_hints;                 /* how long is the server's to say */
     int refresh;                  /* the client wants a new answer (Cache-Control: no-cache) */
     const mcp_rpc_t *rpc;
     const mcp_cache_tool_t *tool; /* NULL if by_hints */
     int label;                    /* for metrics */
-    const char *identity;         /* of httpd's user; NULL: nobody is authenticated */
-    const char *feed;             /* whose notifications concern it; valid without asks, too */
-    const char *session;          /* the id that the client sent; NULL: none */
+    const char *target;           /* r->filename before a balancer puts its member there */
+    const char *feed;             /* of mcp_cache_feed() */
+    const char *session;          /* the id that the client sent; NULL: none, or not yet found */
     unsigned char session_digest[MCP_CACHE_DIGEST];
     mcp_cache_query_t query;      /* digest[0]: who asks; digest[1]: everybody */
     unsigned char store_digest[MCP_CACHE_DIGEST]; /* where the answer goes */
@@ -63,6 +65,8 @@ typedef struct mcp_cache_request_t {
     int joined;                   /* the three before are valid */
     apr_time_t wait_until;        /* 0: has not waited */
     struct mcp_cache_waiter_t *waiter;
+    int is_noted;                 /* result is valid */
+    mcp_cache_result_e result;
 } mcp_cache_request_t;
 
 /** What the processes of one configuration share, and what this child has. */
@@ -78,8 +82,14 @@ typedef struct mcp_cache_env_t {
 
 /* mcp_cache_state.c: shared memory, and this child's part of it */
 int mcp_cache_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s);
+
+/* mcp_cache_advice.c: warnings about directives that do nothing */
+int mcp_cache_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s);
 void mcp_cache_child_init(apr_pool_t *p, server_rec *s);
 const mcp_cache_env_t *mcp_cache_env(void);
+
+/** Whether the store is being asked: not while its circuit breaker is open. */
+int mcp_cache_store_is_up(void);
 
 /* mcp_cache_request.c: what a request asks for, and who asks */
 int mcp_cache_fixups(request_rec *r);
@@ -87,15 +97,24 @@ void mcp_cache_find_peers(void);
 /** The record of this request, judged. NULL: the cache has nothing to do with it. */
 mcp_cache_request_t *mcp_cache_request(request_rec *r);
 /** The digest of a session id that this caller uses here. 0: there is none. */
-int mcp_cache_digest_session(const mcp_cache_request_t *q, const char *session,
+int mcp_cache_digest_session(mcp_cache_request_t *q, const char *session,
                              unsigned char digest[MCP_CACHE_DIGEST]);
+/** Find the client's session; has been done where q->asks. 0: the request has none. */
+int mcp_cache_find_session(mcp_cache_request_t *q);
+/** What mod_mcp_proxy knows of it: see mcp_proxy_session_lives; -1 without it. */
+int mcp_cache_session_lives(const mcp_cache_request_t *q);
+/** Whose notifications concern this request. */
+const char *mcp_cache_feed(mcp_cache_request_t *q);
 /** The tags of a notification: see mcp_cache_tag_e. */
 apr_uint64_t mcp_cache_feed_tag(const char *feed, const char *what);
 apr_uint64_t mcp_cache_tag(const char *kind, const char *a, const char *b);
 
 /* mcp_cache_handler.c: before the backend is asked */
 int mcp_cache_handler(request_rec *r);
+/** What becomes of it; a later word counts. */
 void mcp_cache_note(mcp_cache_request_t *q, mcp_cache_result_e result);
+/** At its end, so that it counts once. */
+int mcp_cache_count(request_rec *r);
 
 /* mcp_cache_serve.c: a stored result becomes a response */
 /**
@@ -128,6 +147,9 @@ void mcp_cache_keep_session(const unsigned char digest[MCP_CACHE_DIGEST],
 /* mcp_cache_wait.c: waiting for another request's answer */
 /** Leave, and run the handlers again when the flight of q->ticket has landed. */
 int mcp_cache_wait(mcp_cache_request_t *q);
+
+/** Land a flight and wake who waits for it here; any thread. */
+void mcp_cache_land(const mcp_cache_ticket_t *ticket, mcp_cache_landing_e how);
 
 /* mcp_cache_admin.c: SetHandler mcp-cache */
 int mcp_cache_admin(request_rec *r);

@@ -336,7 +336,7 @@ static apr_int64_t read_milliseconds(mcp_span_t number)
 
 static int is_named(mcp_span_t name, const char *text)
 {
-    return name.len == strlen(text) + 2 && !memcmp(name.p + 1, text, name.len - 2);
+    return name.len == strlen(text) && !memcmp(name.p, text, name.len);
 }
 
 /* One member of the result. Returns 0 where it forbids storing. */
@@ -366,10 +366,10 @@ static int judge_result(const mcp_cache_capture_t *c, mcp_cache_answer_t *answer
 {
     mcp_cache_json_walk_t walk;
     mcp_span_t name, value;
-    apr_status_t rv = mcp_cache_json_walk(&walk, answer->result);
+    apr_status_t rv = mcp_cache_json_walk(&walk, answer->result, p);
 
     while (rv == APR_SUCCESS) {
-        rv = mcp_cache_json_next(&walk, p, &name, &value);
+        rv = mcp_cache_json_next(&walk, &name, &value);
         if (rv == APR_SUCCESS && !judge_member(c, name, value, answer, p)) {
             return 0;
         }

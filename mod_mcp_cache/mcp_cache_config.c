@@ -39,10 +39,15 @@ void *mcp_cache_create_dir_config(apr_pool_t *p, char *path)
 void *mcp_cache_merge_dir_config(apr_pool_t *p, void *base_, void *add_)
 {
     const dir_conf_t *base = base_, *add = add_;
-    dir_conf_t *conf = apr_pcalloc(p, sizeof(*conf));
+    dir_conf_t *conf;
 
+    /* For each request, and mostly one side has nothing to say: then the other one will do. */
+    if (!add->configured || !base->configured) {
+        return add->configured ? add_ : base_;
+    }
+    conf = apr_pcalloc(p, sizeof(*conf));
+    conf->configured = 1;
     conf->values = mcp_conf_merge(p, base->values, add->values);
-    conf->configured = base->configured || add->configured;
     conf->key = add->key ? add->key : base->key;
     conf->tools = add->tools ? add->tools : base->tools;
     if (add->tools && base->tools) {
@@ -126,7 +131,8 @@ static const char *set_store(cmd_parms *cmd, void *dir, const char *address, con
     const char *wrong;
     mcp_store_url_t url;
 
-    wrong = mcp_store_url_parse(text, 0, &url, cmd->temp_pool);
+    /* A password file that cannot be read is an error of httpd -t, not of the next reload. */
+    wrong = mcp_store_url_parse(text, 1, &url, cmd->temp_pool);
     if (!wrong && url.kind == MCP_STORE_SHM && url.size && url.size < MCP_CACHE_STORE_MIN) {
         wrong = "a store in shared memory takes at least 1M";
     }

@@ -16,6 +16,8 @@
 /* An answer that is whole at once, and no larger, is judged before its head goes out. */
 #define JUDGE_NOW (32 * 1024)
 
+#define BYPASS "mcp; fwd=bypass"
+
 typedef struct filter_t {
     mcp_cache_request_t *q;
     mcp_cache_capture_t *capture; /* NULL: nothing is wanted of what passes */
@@ -58,24 +60,42 @@ void mcp_cache_watch(mcp_cache_request_t *q)
     ctx->q = q;
     ctx->declared = -1;
     q->forwarded = 1;
-    if (q->r->method_number == M_POST) {
-        apr_table_setn(q->r->err_headers_out, "Cache-Status", "mcp; fwd=bypass");
-    }
     ap_add_output_filter_handle(handle, ctx, q->r, q->r->connection);
 }
 
-/* httpd, or mod_mcp_proxy, is about to send an error of its own: maybe an old value will do. */
+/* RFC 9211: beside what another cache on the way may have said. */
+static void say(request_rec *r, const char *status)
+{
+    if (r->method_number == M_POST) {
+        apr_table_addn(r->headers_out, "Cache-Status", status);
+    }
+}
+
+/*
+ * httpd, or mod_mcp_proxy, is about to send an error of its own: maybe an old value will do. A 404
+ * of mod_mcp_proxy's ends a session, unless that stays in its table.
+ */
 void mcp_cache_insert_error_filter(request_rec *r)
 {
     mcp_cache_request_t *q = ap_get_module_config(r->request_config, &mcp_cache_module);
 
-    if (q && q->forwarded && q->old && r->status >= HTTP_INTERNAL_SERVER_ERROR) {
+    if (!q || !q->forwarded) {
+        return;
+    }
+    if (r->status == HTTP_NOT_FOUND && mcp_cache_find_session(q)
+        && mcp_cache_session_lives(q) != 1) {
+        mcp_cache_keep_session(q->session_digest, MCP_CACHE_SESSION_ENDED);
+    }
+    if (q->old && r->status >= HTTP_INTERNAL_SERVER_ERROR) {
         filter_t *ctx = apr_pcalloc(r->pool, sizeof(*ctx));
 
         ctx->q = q;
         ctx->is_error = 1;
         ap_add_output_filter_handle(handle, ctx, r, r->connection);
+        return;
     }
+    apr_table_unset(r->headers_out, "Cache-Status");
+    say(r, BYPASS);
 }
 
 static void changed(void *baton, mcp_cache_change_e what, const char *uri)
@@ -85,7 +105,7 @@ static void changed(void *baton, mcp_cache_change_e what, const char *uri)
     const char *name = what == MCP_CACHE_CHANGED_RESOURCE ? uri : names[what];
 
     if (name) {
-        mcp_cache_keep_change(mcp_cache_feed_tag(ctx->q->feed, name));
+        mcp_cache_keep_change(mcp_cache_feed_tag(mcp_cache_feed(ctx->q), name));
     }
 }
 
@@ -168,20 +188,24 @@ static void note_session(filter_t *ctx)
 {
     mcp_cache_request_t *q = ctx->q;
     request_rec *r = q->r;
-    const char *issued = out(r, "Mcp-Session-Id");
+    const char *issued;
     unsigned char digest[MCP_CACHE_DIGEST];
 
-    if (!q->session) {
-        if (issued && r->status == HTTP_OK && mcp_cache_digest_session(q, issued, digest)) {
-            mcp_cache_keep_session(digest, MCP_CACHE_SESSION_LIVE);
+    if (r->status == HTTP_NOT_FOUND || (r->method_number == M_DELETE && r->status < 300)) {
+        if (mcp_cache_find_session(q)) {
+            mcp_cache_keep_session(q->session_digest, MCP_CACHE_SESSION_ENDED);
         }
         return;
     }
-    if (r->status == HTTP_NOT_FOUND || (r->method_number == M_DELETE && r->status < 300)) {
-        mcp_cache_keep_session(q->session_digest, MCP_CACHE_SESSION_ENDED);
-    } else if (r->status == HTTP_OK && q->query.session_state == MCP_CACHE_SESSION_UNKNOWN
-               && q->asks) {
-        ctx->mark_session = 1;
+    if (r->status != HTTP_OK) {
+        return;
+    }
+    if (q->asks) {
+        ctx->mark_session = q->session && q->query.session_state == MCP_CACHE_SESSION_UNKNOWN;
+    }
+    issued = q->session ? NULL : out(r, "Mcp-Session-Id");
+    if (issued && !mcp_cache_find_session(q) && mcp_cache_digest_session(q, issued, digest)) {
+        mcp_cache_keep_session(digest, MCP_CACHE_SESSION_LIVE);
     }
 }
 
@@ -225,7 +249,7 @@ static void land_early(mcp_cache_request_t *q, const apr_bucket_brigade *bb)
 {
     if (q->leads) {
         q->leads = 0;
-        mcp_cache_flight_land(mcp_cache_env()->flights, &q->ticket, is_failure(q->r, bb)
+        mcp_cache_land(&q->ticket, is_failure(q->r, bb)
                               ? MCP_CACHE_LANDED_FAILED : MCP_CACHE_LANDED_REFUSED);
     }
 }
@@ -322,16 +346,15 @@ static int is_whole(const filter_t *ctx)
 static void set_status(filter_t *ctx, int ends)
 {
     mcp_cache_answer_t answer;
-    int stored = ctx->wants_answer && ctx->q->known;
+    int stored = ctx->wants_answer && ctx->q->known
+        && !mcp_cache_capture_is_refused(ctx->capture);
 
     if (stored && ends && ctx->seen <= JUDGE_NOW) {
         stored = mcp_cache_capture_judge(ctx->capture, is_whole(ctx), &answer)
             == MCP_CACHE_ANSWER_STORE
             && (!ctx->q->by_hints || answer.ttl_ms > 0);
     }
-    if (stored) {
-        apr_table_setn(ctx->q->r->err_headers_out, "Cache-Status", "mcp; fwd=miss; stored");
-    }
+    say(ctx->q->r, stored ? "mcp; fwd=miss; stored" : BYPASS);
 }
 
 static void end(filter_t *ctx)
@@ -363,6 +386,7 @@ static apr_status_t read_response(ap_filter_t *f, apr_bucket_brigade *bb)
         begin(ctx, bb);
     }
     if (!ctx->capture) {
+        say(ctx->q->r, BYPASS);
         if (ctx->mark_session) {
             mcp_cache_keep_session(ctx->q->session_digest, MCP_CACHE_SESSION_LIVE);
         }

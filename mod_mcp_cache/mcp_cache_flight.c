@@ -161,6 +161,7 @@ mcp_cache_flight_e mcp_cache_flight_join(mcp_cache_flights_t *flights,
     if (result == MCP_CACHE_FLIGHT_LEAD || result == MCP_CACHE_FLIGHT_WAIT) {
         ticket->row = (apr_uint32_t)(row - flights->rows);
         ticket->sequence = row->sequence;
+        ticket->is_near = row->pid == getpid();
     }
     pthread_mutex_unlock(&flights->mutex);
     return result;

@@ -19,6 +19,7 @@ typedef struct mcp_cache_flights_t mcp_cache_flights_t;
 
 typedef struct mcp_cache_ticket_t {
     apr_uint32_t row;
+    int is_near;           /* the leader is in this process */
     apr_uint64_t sequence;
 } mcp_cache_ticket_t;
 

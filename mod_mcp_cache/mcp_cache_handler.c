@@ -23,10 +23,20 @@
 void mcp_cache_note(mcp_cache_request_t *q, mcp_cache_result_e result)
 {
     static const char *const names[] = {"bypass", "hit", "miss", "stale"};
-    const mcp_cache_env_t *env = mcp_cache_env();
 
+    q->is_noted = 1;
+    q->result = result;
     apr_table_setn(q->r->subprocess_env, "MCP_CACHE", names[result]);
-    __atomic_fetch_add(&env->counts[q->label][result], 1, __ATOMIC_RELAXED);
+}
+
+int mcp_cache_count(request_rec *r)
+{
+    const mcp_cache_request_t *q = ap_get_module_config(r->request_config, &mcp_cache_module);
+
+    if (q && q->is_noted) {
+        __atomic_fetch_add(&mcp_cache_env()->counts[q->label][q->result], 1, __ATOMIC_RELAXED);
+    }
+    return DECLINED;
 }
 
 static int serve(mcp_cache_request_t *q, const mcp_cache_entry_t *entry, apr_interval_time_t left)
@@ -159,7 +169,7 @@ static apr_status_t land_unfinished(void *data)
 
     if (q->leads) {
         q->leads = 0;
-        mcp_cache_flight_land(mcp_cache_env()->flights, &q->ticket, MCP_CACHE_LANDED_FAILED);
+        mcp_cache_land(&q->ticket, MCP_CACHE_LANDED_FAILED);
     }
     return APR_SUCCESS;
 }
@@ -193,6 +203,13 @@ static int pass_on(mcp_cache_request_t *q, mcp_cache_result_e result)
     return DECLINED;
 }
 
+/* The session has ended, as the backend or mod_mcp_proxy knows: theirs is the word. */
+static int pass_ended(mcp_cache_request_t *q)
+{
+    q->asks = 0;
+    return pass_on(q, MCP_CACHE_RESULT_BYPASS);
+}
+
 static int ask(mcp_cache_request_t *q)
 {
     apr_interval_time_t left = 0;
@@ -203,6 +220,9 @@ static int ask(mcp_cache_request_t *q)
     if (status != OK) {
         return mcp_error_send(q->r, status);
     }
+    if (mcp_cache_session_lives(q) == 0) {
+        return pass_ended(q);
+    }
     do {
         apr_time_t looked = mcp_clock_now();
 
@@ -210,8 +230,7 @@ static int ask(mcp_cache_request_t *q)
             return serve(q, &hit, left);
         }
         if (q->query.session && q->query.session_state == MCP_CACHE_SESSION_ENDED) {
-            q->asks = 0; /* the backend has the word */
-            return pass_on(q, MCP_CACHE_RESULT_BYPASS);
+            return pass_ended(q);
         }
         flight = join(q, looked);
     } while (flight == MCP_CACHE_FLIGHT_AGAIN && ++tries < MAX_TRIES);

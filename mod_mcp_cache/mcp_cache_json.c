@@ -1,296 +1,110 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A recursive reader that writes the canonical text while it reads. Objects are put in order after
- * their last member: each member is a stretch of the output, and the stretches are sorted. Depth is
- * bounded, so the stack is; output is bounded, so memory is.
+ * The canonical text is written while mcp_json.c reads. Each member of an object is a stretch of
+ * the output; where they do not stand in order already, the stretches are sorted behind the last
+ * one. Depth is bounded, so the stack is; output is bounded, so memory is.
  */
 #include "mcp_cache_json.h"
 
-#include <apr_strings.h>
 #include <apr_tables.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct reader_t {
-    const char *p, *end;
-    char *out; /* NULL: only read */
+typedef struct writer_t {
+    mcp_json_t json;
+    char *out;
     apr_size_t len, size, limit;
     apr_pool_t *pool;
-    const char *skip; /* canonical text of a name, of the outermost object only */
-    int depth, max_depth;
-} reader_t;
+    int depth;
+} writer_t;
 
 typedef struct member_t {
-    apr_size_t start, name_len, len; /* in out, with the colon; len 0: left out */
+    apr_size_t start, name_len, len; /* in out; the name with its quotes, then a colon */
     const char *base;                /* what start counts from while sorting */
 } member_t;
 
-static apr_status_t read_value(reader_t *r);
+static apr_status_t write_value(writer_t *w, const char *skip);
 
-static apr_status_t put(reader_t *r, const char *bytes, apr_size_t len)
+static apr_status_t put(writer_t *w, const char *bytes, apr_size_t len)
 {
-    if (!r->out) {
-        return APR_SUCCESS;
-    }
-    if (len > r->limit - r->len) {
+    if (len > w->limit - w->len) {
         return APR_ENOSPC;
     }
-    if (len > r->size - r->len) {
-        apr_size_t size = r->size;
+    if (len > w->size - w->len) {
+        apr_size_t size = w->size;
         char *grown;
 
-        while (len > size - r->len) {
+        while (len > size - w->len) {
             size *= 2;
         }
-        grown = apr_palloc(r->pool, size);
-        memcpy(grown, r->out, r->len);
-        r->out = grown;
-        r->size = size;
+        grown = apr_palloc(w->pool, size);
+        memcpy(grown, w->out, w->len);
+        w->out = grown;
+        w->size = size;
     }
-    memcpy(r->out + r->len, bytes, len);
-    r->len += len;
+    memcpy(w->out + w->len, bytes, len);
+    w->len += len;
     return APR_SUCCESS;
 }
 
-static void skip_space(reader_t *r)
-{
-    while (r->p < r->end && (*r->p == ' ' || *r->p == '\t' || *r->p == '\n' || *r->p == '\r')) {
-        r->p++;
-    }
-}
-
-static int peek(const reader_t *r)
-{
-    return r->p < r->end ? (unsigned char)*r->p : -1;
-}
-
-/* Four hex digits, or -1. */
-static long read_hex4(reader_t *r)
-{
-    long value = 0;
-    int i;
-
-    if (r->end - r->p < 4) {
-        return -1;
-    }
-    for (i = 0; i < 4; i++) {
-        int c = (unsigned char)*r->p++;
-
-        if (c >= '0' && c <= '9') {
-            value = value * 16 + (c - '0');
-        } else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f') {
-            value = value * 16 + ((c | 0x20) - 'a' + 10);
-        } else {
-            return -1;
-        }
-    }
-    return value;
-}
-
-static apr_status_t put_code_point(reader_t *r, long c)
-{
-    char utf8[4];
-
-    if (c < 0x80) {
-        utf8[0] = (char)c;
-        return put(r, utf8, 1);
-    }
-    if (c < 0x800) {
-        utf8[0] = (char)(0xc0 | (c >> 6));
-        utf8[1] = (char)(0x80 | (c & 0x3f));
-        return put(r, utf8, 2);
-    }
-    if (c < 0x10000) {
-        utf8[0] = (char)(0xe0 | (c >> 12));
-        utf8[1] = (char)(0x80 | ((c >> 6) & 0x3f));
-        utf8[2] = (char)(0x80 | (c & 0x3f));
-        return put(r, utf8, 3);
-    }
-    utf8[0] = (char)(0xf0 | (c >> 18));
-    utf8[1] = (char)(0x80 | ((c >> 12) & 0x3f));
-    utf8[2] = (char)(0x80 | ((c >> 6) & 0x3f));
-    utf8[3] = (char)(0x80 | (c & 0x3f));
-    return put(r, utf8, 4);
-}
-
-/* One character, in the only way that the canonical text writes it. */
-static apr_status_t put_char(reader_t *r, long c)
+/* One that must be escaped, in the only way that the canonical text writes it. */
+static apr_status_t put_escape(writer_t *w, unsigned char c)
 {
     static const char hex[] = "0123456789abcdef";
-    char escape[6] = {'\\', 'u', '0', '0', 0, 0};
+    char escape[6] = {'\\', (char)c, '0', '0', hex[c >> 4], hex[c & 15]};
 
-    if (c == '"') {
-        return put(r, "\\\"", 2);
+    if (c == '"' || c == '\\') {
+        return put(w, escape, 2);
     }
-    if (c == '\\') {
-        return put(r, "\\\\", 2);
-    }
-    if (c < 0x20) {
-        escape[4] = hex[c >> 4];
-        escape[5] = hex[c & 15];
-        return put(r, escape, 6);
-    }
-    return put_code_point(r, c);
+    escape[1] = 'u';
+    return put(w, escape, 6);
 }
 
-static apr_status_t read_unicode_escape(reader_t *r)
+/* A string by what it stands for: UTF-8. */
+static apr_status_t put_text(writer_t *w, const char *at, apr_size_t len)
 {
-    long c = read_hex4(r), low;
+    const char *end = at + len;
+    apr_status_t rv = put(w, "\"", 1);
 
-    if (c <= 0) { /* NUL ends a C string in one reader and not in another */
+    while (rv == APR_SUCCESS && at < end) {
+        const char *plain = at;
+
+        while (at < end && (unsigned char)*at >= 0x20 && *at != '"' && *at != '\\') {
+            at++;
+        }
+        rv = put(w, plain, (apr_size_t)(at - plain));
+        if (rv == APR_SUCCESS && at < end) {
+            rv = put_escape(w, (unsigned char)*at++);
+        }
+    }
+    return rv == APR_SUCCESS ? put(w, "\"", 1) : rv;
+}
+
+static apr_status_t write_string(writer_t *w)
+{
+    mcp_json_string_t string;
+    const char *text;
+    apr_size_t len;
+
+    /* NUL ends a C string in one reader and not in another. */
+    if (mcp_json_string(&w->json, &string) != APR_SUCCESS || string.has_nul
+        || string.has_lone_surrogate) {
         return APR_EINVAL;
     }
-    if (c >= 0xdc00 && c <= 0xdfff) {
-        return APR_EINVAL;
+    text = string.raw.p;
+    len = string.raw.len;
+    if (string.has_escape) {
+        text = mcp_json_decode(&string, w->pool, &len);
     }
-    if (c >= 0xd800 && c <= 0xdbff) {
-        if (r->end - r->p < 6 || r->p[0] != '\\' || r->p[1] != 'u') {
-            return APR_EINVAL;
-        }
-        r->p += 2;
-        low = read_hex4(r);
-        if (low < 0xdc00 || low > 0xdfff) {
-            return APR_EINVAL;
-        }
-        c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
-    }
-    return put_char(r, c);
+    return put_text(w, text, len);
 }
 
-static apr_status_t read_escape(reader_t *r)
+/* Words, and numbers: 1, 1.0 and 1e0 may be three things to a server. */
+static apr_status_t write_as_it_is(writer_t *w)
 {
-    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    const char *at;
-    int c = peek(r);
+    mcp_span_t raw;
 
-    if (c <= 0) {
-        return APR_EINVAL;
-    }
-    r->p++;
-    if (c == 'u') {
-        return read_unicode_escape(r);
-    }
-    at = strchr(from, c);
-    return at ? put_char(r, to[at - from]) : APR_EINVAL;
-}
-
-/* Length of the well-formed UTF-8 sequence at p (RFC 3629), or 0. */
-static int utf8_length(const unsigned char *p, const unsigned char *end)
-{
-    int i, n = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-
-    if (p[0] < 0xc2 || p[0] > 0xf4 || end - p < n) {
-        return 0;
-    }
-    for (i = 1; i < n; i++) {
-        if ((p[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f)
-        || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f)) {
-        return 0;
-    }
-    return n;
-}
-
-static apr_status_t read_utf8(reader_t *r)
-{
-    int n = utf8_length((const unsigned char *)r->p, (const unsigned char *)r->end);
-    const char *at = r->p;
-
-    if (!n) {
-        return APR_EINVAL;
-    }
-    r->p += n;
-    return put(r, at, (apr_size_t)n);
-}
-
-static apr_status_t read_string(reader_t *r)
-{
-    apr_status_t rv;
-
-    r->p++;
-    rv = put(r, "\"", 1);
-    while (rv == APR_SUCCESS) {
-        const char *plain = r->p;
-        int c;
-
-        while ((c = peek(r)) >= 0x20 && c < 0x80 && c != '"' && c != '\\') {
-            r->p++;
-        }
-        rv = put(r, plain, (apr_size_t)(r->p - plain));
-        if (rv != APR_SUCCESS) {
-            break;
-        }
-        if (c == '"') {
-            r->p++;
-            return put(r, "\"", 1);
-        }
-        if (c == '\\') {
-            r->p++;
-            rv = read_escape(r);
-        } else if (c >= 0x80) {
-            rv = read_utf8(r);
-        } else { /* the end, or a control character */
-            rv = APR_EINVAL;
-        }
-    }
-    return rv;
-}
-
-static apr_size_t skip_digits(reader_t *r)
-{
-    const char *at = r->p;
-
-    while (r->p < r->end && *r->p >= '0' && *r->p <= '9') {
-        r->p++;
-    }
-    return (apr_size_t)(r->p - at);
-}
-
-/* A number keeps its text: 1, 1.0 and 1e0 may be three things to a server. */
-static apr_status_t read_number(reader_t *r)
-{
-    const char *at = r->p;
-    apr_size_t digits;
-    int zero;
-
-    if (peek(r) == '-') {
-        r->p++;
-    }
-    zero = peek(r) == '0';
-    digits = skip_digits(r);
-    if (!digits || (zero && digits > 1)) {
-        return APR_EINVAL;
-    }
-    if (peek(r) == '.') {
-        r->p++;
-        if (!skip_digits(r)) {
-            return APR_EINVAL;
-        }
-    }
-    if (peek(r) == 'e' || peek(r) == 'E') {
-        r->p++;
-        if (peek(r) == '+' || peek(r) == '-') {
-            r->p++;
-        }
-        if (!skip_digits(r)) {
-            return APR_EINVAL;
-        }
-    }
-    return put(r, at, (apr_size_t)(r->p - at));
-}
-
-static apr_status_t read_word(reader_t *r, const char *word)
-{
-    apr_size_t len = strlen(word);
-
-    if ((apr_size_t)(r->end - r->p) < len || memcmp(r->p, word, len)) {
-        return APR_EINVAL;
-    }
-    r->p += len;
-    return put(r, word, len);
+    return mcp_json_skip(&w->json, &raw) == APR_SUCCESS ? put(w, raw.p, raw.len) : APR_EINVAL;
 }
 
 static int compare_members(const void *left, const void *right)
@@ -302,280 +116,190 @@ static int compare_members(const void *left, const void *right)
     return diff ? diff : (a->name_len > b->name_len) - (a->name_len < b->name_len);
 }
 
-/* Put the members, which stand in out from start on, in order, with commas; no name twice. */
-static apr_status_t sort_members(reader_t *r, apr_array_header_t *members, apr_size_t start)
+/* Put the members, which stand in out from start on, in order. */
+static apr_status_t sort_members(writer_t *w, const apr_array_header_t *members, apr_size_t start)
 {
     member_t *m = (member_t *)members->elts;
-    apr_size_t len = r->len - start;
+    int count = members->nelts, i;
     apr_status_t rv = APR_SUCCESS;
-    char *base = malloc(len + 1);
-    int i, written = 0;
+    char *base;
 
+    for (i = 0; i < count; i++) {
+        m[i].base = w->out;
+    }
+    for (i = 1; i < count && compare_members(&m[i - 1], &m[i]) < 0; i++);
+    if (i >= count) {
+        return APR_SUCCESS;
+    }
+    base = malloc(w->len);
     if (!base) {
         return APR_ENOMEM;
     }
-    memcpy(base, r->out + start, len);
-    for (i = 0; i < members->nelts; i++) {
+    memcpy(base, w->out, w->len);
+    for (i = 0; i < count; i++) {
         m[i].base = base;
-        m[i].start -= start;
     }
-    qsort(m, (apr_size_t)members->nelts, sizeof(*m), compare_members);
-    r->len = start;
-    for (i = 0; i < members->nelts && rv == APR_SUCCESS; i++) {
-        if (i && !compare_members(&m[i - 1], &m[i])) {
-            rv = APR_EINVAL;
-        } else if (m[i].len) {
-            rv = written++ ? put(r, ",", 1) : APR_SUCCESS;
-        }
-        if (rv == APR_SUCCESS) {
-            rv = put(r, base + m[i].start, m[i].len);
-        }
+    qsort(m, (apr_size_t)count, sizeof(*m), compare_members);
+    w->len = start;
+    for (i = 0; i < count && rv == APR_SUCCESS; i++) {
+        rv = i ? put(w, ",", 1) : APR_SUCCESS;
+        rv = rv == APR_SUCCESS ? put(w, base + m[i].start, m[i].len) : rv;
     }
     free(base);
     return rv;
 }
 
-static apr_status_t read_name(reader_t *r)
+static apr_status_t write_member(writer_t *w, apr_array_header_t *members, const mcp_span_t *name,
+                                 const char *skip)
 {
-    apr_status_t rv;
+    apr_size_t before = w->len;
+    member_t *m = apr_array_push(members);
+    apr_status_t rv = members->nelts > 1 ? put(w, ",", 1) : APR_SUCCESS;
 
-    skip_space(r);
-    if (peek(r) != '"') {
-        return APR_EINVAL;
-    }
-    rv = read_string(r);
-    skip_space(r);
-    if (rv == APR_SUCCESS && peek(r) != ':') {
-        rv = APR_EINVAL;
-    }
-    if (rv == APR_SUCCESS) {
-        r->p++;
+    m->start = w->len;
+    rv = rv == APR_SUCCESS ? put_text(w, name->p, name->len) : rv;
+    m->name_len = w->len - m->start;
+    rv = rv == APR_SUCCESS ? put(w, ":", 1) : rv;
+    rv = rv == APR_SUCCESS ? write_value(w, NULL) : rv;
+    m->len = w->len - m->start;
+    if (skip && name->len == strlen(skip) && !memcmp(name->p, skip, name->len)) {
+        apr_array_pop(members);
+        w->len = before;
     }
     return rv;
 }
 
-static apr_status_t read_member(reader_t *r, apr_array_header_t *members)
+static apr_status_t write_object(writer_t *w, const char *skip)
 {
-    member_t only_read, *m = members ? apr_array_push(members) : &only_read;
+    apr_array_header_t *members = apr_array_make(w->pool, 8, sizeof(member_t));
+    mcp_json_nest_t nest;
+    mcp_span_t name;
+    apr_size_t start;
+    apr_status_t rv = put(w, "{", 1);
+
+    start = w->len;
+    rv = rv == APR_SUCCESS ? mcp_json_open(&w->json, &nest) : rv;
+    while (rv == APR_SUCCESS && (rv = mcp_json_next(&w->json, &nest, &name)) == APR_SUCCESS) {
+        rv = write_member(w, members, &name, skip);
+    }
+    rv = rv == APR_EOF ? sort_members(w, members, start) : rv;
+    return rv == APR_SUCCESS ? put(w, "}", 1) : rv;
+}
+
+static apr_status_t write_array(writer_t *w)
+{
+    mcp_json_nest_t nest;
+    apr_status_t rv = put(w, "[", 1);
+    int count = 0;
+
+    rv = rv == APR_SUCCESS ? mcp_json_open(&w->json, &nest) : rv;
+    while (rv == APR_SUCCESS && (rv = mcp_json_next(&w->json, &nest, NULL)) == APR_SUCCESS) {
+        rv = count++ ? put(w, ",", 1) : APR_SUCCESS;
+        rv = rv == APR_SUCCESS ? write_value(w, NULL) : rv;
+    }
+    return rv == APR_EOF ? put(w, "]", 1) : rv;
+}
+
+static apr_status_t write_value(writer_t *w, const char *skip)
+{
+    int c = mcp_json_peek(&w->json);
     apr_status_t rv;
 
-    m->start = r->len;
-    rv = read_name(r);
-    if (rv != APR_SUCCESS) {
-        return rv;
+    if (c == '"') {
+        return write_string(w);
     }
-    m->name_len = r->len - m->start;
-    rv = put(r, ":", 1);
-    if (rv == APR_SUCCESS) {
-        rv = read_value(r);
+    if (c != '{' && c != '[') {
+        return write_as_it_is(w);
     }
-    m->len = r->len - m->start;
-    if (rv == APR_SUCCESS && r->skip && r->depth == 1 && strlen(r->skip) == m->name_len
-        && !memcmp(r->out + m->start, r->skip, m->name_len)) {
-        r->len = m->start + m->name_len;
-        m->len = 0;
+    if (w->depth == MCP_CACHE_JSON_DEPTH) {
+        return APR_ENOSPC;
     }
+    w->depth++;
+    rv = c == '{' ? write_object(w, skip) : write_array(w);
+    w->depth--;
     return rv;
-}
-
-static apr_status_t read_object(reader_t *r)
-{
-    apr_array_header_t *members = r->out ? apr_array_make(r->pool, 8, sizeof(member_t)) : NULL;
-    apr_status_t rv = put(r, "{", 1);
-    apr_size_t start = r->len;
-
-    r->p++;
-    skip_space(r);
-    if (rv == APR_SUCCESS && peek(r) == '}') {
-        r->p++;
-        return put(r, "}", 1);
-    }
-    while (rv == APR_SUCCESS) {
-        rv = read_member(r, members);
-        skip_space(r);
-        if (rv != APR_SUCCESS || peek(r) != ',') {
-            break;
-        }
-        r->p++;
-    }
-    if (rv == APR_SUCCESS && peek(r) != '}') {
-        rv = APR_EINVAL;
-    }
-    if (rv == APR_SUCCESS) {
-        r->p++;
-        rv = members ? sort_members(r, members, start) : APR_SUCCESS;
-    }
-    return rv == APR_SUCCESS ? put(r, "}", 1) : rv;
-}
-
-static apr_status_t read_array(reader_t *r)
-{
-    apr_status_t rv = put(r, "[", 1);
-
-    r->p++;
-    skip_space(r);
-    if (rv == APR_SUCCESS && peek(r) == ']') {
-        r->p++;
-        return put(r, "]", 1);
-    }
-    while (rv == APR_SUCCESS) {
-        rv = read_value(r);
-        skip_space(r);
-        if (rv != APR_SUCCESS || peek(r) != ',') {
-            break;
-        }
-        r->p++;
-        rv = put(r, ",", 1);
-    }
-    if (rv == APR_SUCCESS && peek(r) != ']') {
-        rv = APR_EINVAL;
-    }
-    if (rv == APR_SUCCESS) {
-        r->p++;
-        rv = put(r, "]", 1);
-    }
-    return rv;
-}
-
-static apr_status_t read_value(reader_t *r)
-{
-    apr_status_t rv;
-
-    skip_space(r);
-    switch (peek(r)) {
-    case '{':
-    case '[':
-        if (r->depth >= r->max_depth) {
-            return APR_ENOSPC;
-        }
-        r->depth++;
-        rv = *r->p == '{' ? read_object(r) : read_array(r);
-        r->depth--;
-        return rv;
-    case '"':
-        return read_string(r);
-    case 't':
-        return read_word(r, "true");
-    case 'f':
-        return read_word(r, "false");
-    case 'n':
-        return read_word(r, "null");
-    default:
-        return read_number(r);
-    }
-}
-
-/* The name as the canonical text has it. Only for names that need no escape. */
-static const char *quoted(const char *name, apr_pool_t *p)
-{
-    return apr_pstrcat(p, "\"", name, "\"", NULL);
 }
 
 apr_status_t mcp_cache_json_canonical(mcp_span_t json, const char *skip, apr_size_t limit,
                                       apr_pool_t *p, mcp_span_t *out)
 {
-    reader_t r = {json.p, json.p + json.len, NULL, 0, 0, limit, p, NULL, 0,
-                  MCP_CACHE_JSON_DEPTH};
+    writer_t w;
     apr_status_t rv;
 
-    r.skip = skip ? quoted(skip, p) : NULL;
-    r.size = json.len < limit ? json.len + 16 : limit + 16;
-    r.out = apr_palloc(p, r.size);
-    rv = read_value(&r);
-    skip_space(&r);
-    if (rv == APR_SUCCESS && r.p != r.end) {
+    mcp_json_init(&w.json, json.p, json.len, p);
+    w.pool = p;
+    w.len = 0;
+    w.depth = 0;
+    w.limit = limit;
+    w.size = json.len < limit ? json.len + 16 : limit + 16;
+    w.out = apr_palloc(p, w.size);
+    rv = write_value(&w, skip);
+    if (rv == APR_SUCCESS && mcp_json_end(&w.json) == APR_SUCCESS && !w.json.duplicates
+        && !w.json.odd_names) {
+        out->p = w.out;
+        out->len = w.len;
+    } else if (rv != APR_ENOSPC && rv != APR_ENOMEM) {
         rv = APR_EINVAL;
     }
-    out->p = r.out;
-    out->len = r.len;
+    mcp_json_done(&w.json);
     return rv;
 }
 
-apr_status_t mcp_cache_json_walk(mcp_cache_json_walk_t *walk, mcp_span_t json)
+apr_status_t mcp_cache_json_walk(mcp_cache_json_walk_t *walk, mcp_span_t json, apr_pool_t *p)
 {
-    reader_t r = {json.p, json.p + json.len, NULL, 0, 0, 0, NULL, NULL, 0, 0};
-
     if (!json.p) {
         return APR_EINVAL;
     }
-    skip_space(&r);
-    if (peek(&r) != '{') {
+    mcp_json_init(&walk->json, json.p, json.len, p);
+    if (mcp_json_peek(&walk->json) != '{') {
         return APR_EINVAL;
     }
-    walk->p = r.p + 1;
-    walk->end = r.end;
-    walk->state = 0;
-    return APR_SUCCESS;
+    return mcp_json_open(&walk->json, &walk->nest);
 }
 
-/* Whether another member comes; moves past the comma. */
-static apr_status_t walk_more(mcp_cache_json_walk_t *walk, reader_t *r)
+apr_status_t mcp_cache_json_next(mcp_cache_json_walk_t *walk, mcp_span_t *name, mcp_span_t *value)
 {
-    skip_space(r);
-    if (peek(r) == '}') {
-        return APR_EOF;
-    }
-    if (walk->state++) {
-        if (peek(r) != ',') {
-            return APR_EINVAL;
-        }
-        r->p++;
-    }
-    return APR_SUCCESS;
-}
+    apr_status_t rv = mcp_json_next(&walk->json, &walk->nest, name);
 
-apr_status_t mcp_cache_json_next(mcp_cache_json_walk_t *walk, apr_pool_t *p, mcp_span_t *name,
-                                 mcp_span_t *value)
-{
-    reader_t r = {walk->p, walk->end, NULL, 0, 64, 64 * 1024, p, NULL, 0, MCP_CACHE_JSON_RESULT_DEPTH};
-    apr_status_t rv = walk_more(walk, &r);
-
-    if (rv != APR_SUCCESS) {
-        return rv;
+    rv = rv == APR_SUCCESS ? mcp_json_skip(&walk->json, value) : rv;
+    if (rv != APR_EOF && (rv != APR_SUCCESS || walk->json.odd_names)) {
+        return APR_EINVAL;
     }
-    r.out = apr_palloc(p, r.size);
-    rv = read_name(&r);
-    if (rv != APR_SUCCESS) {
-        return rv;
-    }
-    name->p = r.out;
-    name->len = r.len;
-    r.out = NULL;
-    skip_space(&r);
-    value->p = r.p;
-    rv = read_value(&r);
-    value->len = (apr_size_t)(r.p - value->p);
-    walk->p = r.p;
     return rv;
 }
 
 apr_status_t mcp_cache_json_member(mcp_span_t json, const char *name, apr_pool_t *p,
                                    mcp_span_t *value)
 {
-    const char *wanted = quoted(name, p);
     mcp_cache_json_walk_t walk;
     mcp_span_t at, found;
-    apr_status_t rv = mcp_cache_json_walk(&walk, json);
+    apr_status_t rv = mcp_cache_json_walk(&walk, json, p);
     int count = 0;
 
-    while (rv == APR_SUCCESS) {
-        rv = mcp_cache_json_next(&walk, p, &at, &found);
-        if (rv == APR_SUCCESS && at.len == strlen(wanted) && !memcmp(at.p, wanted, at.len)) {
+    while (rv == APR_SUCCESS && (rv = mcp_cache_json_next(&walk, &at, &found)) == APR_SUCCESS) {
+        if (at.len == strlen(name) && !memcmp(at.p, name, at.len)) {
             *value = found;
             count++;
         }
     }
     if (rv != APR_EOF || count > 1) {
-        return rv == APR_EOF ? APR_EINVAL : rv;
+        return APR_EINVAL;
     }
     return count ? APR_SUCCESS : APR_NOTFOUND;
 }
 
 int mcp_cache_json_is(mcp_span_t json, const char *text, apr_pool_t *p)
 {
-    const char *wanted = quoted(text, p);
-    mcp_span_t found;
+    mcp_json_string_t string;
+    mcp_json_t reader;
+    const char *found;
+    apr_size_t len;
 
-    return mcp_cache_json_canonical(json, NULL, json.len + 1024, p, &found) == APR_SUCCESS
-        && found.len == strlen(wanted) && !memcmp(found.p, wanted, found.len);
+    mcp_json_init(&reader, json.p, json.len, p);
+    if (mcp_json_peek(&reader) != '"' || mcp_json_string(&reader, &string) != APR_SUCCESS
+        || mcp_json_end(&reader) != APR_SUCCESS) {
+        return 0;
+    }
+    found = mcp_json_decode(&string, p, &len);
+    return len == strlen(text) && !memcmp(found, text, len);
 }

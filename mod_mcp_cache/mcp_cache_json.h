@@ -5,15 +5,14 @@
 #include <apr_errno.h>
 #include <apr_pools.h>
 
-#include "mcp_span.h"
+#include "mcp_json.h"
 
 /*
  * What the cache needs of JSON (RFC 8259): one canonical text for values that are the same, and a
  * walk over the members of one object. Nothing here does I/O; all memory is the caller's pool.
  */
 
-#define MCP_CACHE_JSON_DEPTH 64         /* of what becomes part of a key */
-#define MCP_CACHE_JSON_RESULT_DEPTH 512 /* of what is only walked over */
+#define MCP_CACHE_JSON_DEPTH 64 /* of what becomes part of a key */
 
 /**
  * Write @a json so that two texts come out equal exactly where they are the same value: members
@@ -27,23 +26,23 @@
 apr_status_t mcp_cache_json_canonical(mcp_span_t json, const char *skip, apr_size_t limit,
                                       apr_pool_t *p, mcp_span_t *out);
 
-/** A walk over the members of one object. */
+/** A walk over the members of one object. Private. */
 typedef struct mcp_cache_json_walk_t {
-    const char *p, *end; /* private */
-    int state;           /* private */
+    mcp_json_t json;
+    mcp_json_nest_t nest;
 } mcp_cache_json_walk_t;
 
-/** Start at @a json. @return APR_EINVAL if it is no object */
-apr_status_t mcp_cache_json_walk(mcp_cache_json_walk_t *walk, mcp_span_t json);
+/** Start at @a json; names come from @a p. @return APR_EINVAL if it is no object */
+apr_status_t mcp_cache_json_walk(mcp_cache_json_walk_t *walk, mcp_span_t json, apr_pool_t *p);
 
 /**
  * The next member.
- * @param name out: canonical string with its quotes, from @a p
+ * @param name out: decoded
  * @param value out: raw text within the input
- * @return APR_EOF behind the last one; APR_EINVAL, APR_ENOSPC as above
+ * @return APR_EOF behind the last one; APR_EINVAL: this is not JSON, or a name is one that two
+ *         readers may read differently
  */
-apr_status_t mcp_cache_json_next(mcp_cache_json_walk_t *walk, apr_pool_t *p, mcp_span_t *name,
-                                 mcp_span_t *value);
+apr_status_t mcp_cache_json_next(mcp_cache_json_walk_t *walk, mcp_span_t *name, mcp_span_t *value);
 
 /** The value of the one member called @a name of an object. APR_NOTFOUND; APR_EINVAL if twice. */
 apr_status_t mcp_cache_json_member(mcp_span_t json, const char *name, apr_pool_t *p,

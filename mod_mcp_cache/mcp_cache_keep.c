@@ -56,7 +56,7 @@ static void post(mcp_cache_keep_t *k)
         return;
     }
     if (k->leads) {
-        mcp_cache_flight_land(env->flights, &k->ticket, MCP_CACHE_LANDED_FAILED);
+        mcp_cache_land(&k->ticket, MCP_CACHE_LANDED_FAILED);
     }
     if (k->capture) {
         mcp_cache_capture_destroy(k->capture);
@@ -166,7 +166,7 @@ static void run_keep(mcp_cache_job_t *job)
         store_answer(k, &answer);
     }
     if (k->leads) {
-        mcp_cache_flight_land(env->flights, &k->ticket, landings[verdict]);
+        mcp_cache_land(&k->ticket, landings[verdict]);
     }
     mcp_cache_capture_destroy(k->capture);
     apr_pool_destroy(k->pool);

@@ -90,9 +90,12 @@ static void tell_store(request_rec *r, mcp_metrics_sink_t *sink)
     int i;
 
     for (i = 0; i < MCP_CACHE_METER_BUCKETS; i++) {
-        const char *limit = i < MCP_CACHE_METER_BUCKETS - 1
-            ? apr_psprintf(r->pool, "%g", (double)limits[i] / 1e6) : "+Inf";
+        char limit[32] = "+Inf";
 
+        /* The C library's: APR's %g has no nought before the point. */
+        if (i < MCP_CACHE_METER_BUCKETS - 1) {
+            snprintf(limit, sizeof(limit), "%g", (double)limits[i] / 1e6);
+        }
         sum += load(&meter->buckets[i]);
         sink->sample(sink, family, "histogram", help, "_bucket",
                      apr_psprintf(r->pool, "module=\"cache\",le=\"%s\"", limit), sum);
@@ -102,6 +105,8 @@ static void tell_store(request_rec *r, mcp_metrics_sink_t *sink)
     sink->sample(sink, family, "histogram", help, "_count", "module=\"cache\"", sum);
     sink->sample(sink, "mcp_store_errors_total", "counter", "calls of a store that failed", "",
                  "module=\"cache\"", load(&meter->errors));
+    sink->sample(sink, "mcp_store_up", "gauge", "Whether a module's store is being asked.", "",
+                 "module=\"cache\"", mcp_cache_store_is_up());
 }
 
 static int tell(request_rec *r, mcp_metrics_sink_t *sink)

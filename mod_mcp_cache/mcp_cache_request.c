@@ -20,10 +20,17 @@
 #define BODY_TIMEOUT apr_time_from_sec(30)
 
 static APR_OPTIONAL_FN_TYPE(mcp_proxy_is_on) *is_on;
+static APR_OPTIONAL_FN_TYPE(mcp_proxy_session_lives) *session_lives;
 
 void mcp_cache_find_peers(void)
 {
     is_on = APR_RETRIEVE_OPTIONAL_FN(mcp_proxy_is_on);
+    session_lives = APR_RETRIEVE_OPTIONAL_FN(mcp_proxy_session_lives);
+}
+
+int mcp_cache_session_lives(const mcp_cache_request_t *q)
+{
+    return session_lives && q->session ? session_lives(q->r) : -1;
 }
 
 static int is_active(request_rec *r)
@@ -32,36 +39,62 @@ static int is_active(request_rec *r)
         || (is_on && is_on(r) && mcp_cache_conf(r->per_dir_config, MCP_CACHE_HINTS));
 }
 
-static int is_json(request_rec *r)
+static int is_json(request_rec *r, const mcp_request_t *body)
 {
-    const char *type = apr_table_get(r->headers_in, "Content-Type");
+    const char *type;
 
+    if (body->json) {
+        return 1;
+    }
+    type = apr_table_get(r->headers_in, "Content-Type");
     return type && !strncasecmp(type, "application/json", 16)
         && (!type[16] || type[16] == ';' || apr_isspace(type[16]));
 }
 
-/* A body that another module has not read already and that is too long for this one. */
 static int is_too_long(request_rec *r)
 {
     const char *declared = apr_table_get(r->headers_in, "Content-Length");
     apr_off_t length;
 
-    return !mcp_request_get(r)->complete && declared
-        && (!ap_parse_strict_length(&length, declared) || length > MAX_BODY);
+    return declared && strlen(declared) > 6 && (!ap_parse_strict_length(&length, declared) || length > MAX_BODY);
+}
+
+static mcp_cache_request_t *record_of(request_rec *r)
+{
+    mcp_cache_request_t *q = ap_get_module_config(r->request_config, &mcp_cache_module);
+
+    if (!q && !r->main && r->method_number != M_OPTIONS && is_active(r)) {
+        q = apr_pcalloc(r->pool, sizeof(*q));
+        q->r = r;
+        q->body = mcp_request_get(r);
+        ap_set_module_config(r->request_config, &mcp_cache_module, q);
+    }
+    return q;
 }
 
 int mcp_cache_fixups(request_rec *r)
 {
-    int status;
+    mcp_cache_request_t *q = r->method_number == M_POST ? record_of(r) : NULL;
+    const mcp_request_t *body;
+    int status = OK;
 
-    if (r->main || r->method_number != M_POST || !is_active(r) || !is_json(r) || is_too_long(r)) {
+    if (!q) {
         return DECLINED;
     }
-    status = mcp_request_read(r, MAX_BODY, BODY_TIMEOUT, r->prev == NULL);
-    if (status == SUSPENDED || status == AP_FILTER_ERROR) {
-        return status;
+    body = q->body;
+    if (!is_json(r, body)) {
+        return DECLINED;
     }
-    if (status == OK && mcp_request_get(r)->length) {
+    if (!body->complete) { /* else another module has read it, or there is none */
+        if (is_too_long(r)) {
+            return DECLINED;
+        }
+        status = mcp_request_read(r, MAX_BODY, BODY_TIMEOUT, r->prev == NULL);
+        if (status == SUSPENDED || status == AP_FILTER_ERROR) {
+            return status;
+        }
+    }
+    if (status == OK && body->length) {
         status = mcp_request_decidable(r);
     }
     return status == OK ? DECLINED : mcp_error_send(r, status);
@@ -95,16 +128,16 @@ static const char *where_of(request_rec *r)
 }
 
 /* Scheme and host of the backend, or the balancer: notifications may come from another path. */
-static const char *feed_of(request_rec *r)
+const char *mcp_cache_feed(mcp_cache_request_t *q)
 {
-    const char *host = r->filename && r->proxyreq ? strstr(r->filename, "://") : NULL;
+    const char *host = q->target ? strstr(q->target, "://") : NULL;
 
-    if (!host) {
-        return name_of(r->server);
+    if (!q->feed) {
+        q->feed = !host ? name_of(q->r->server)
+            : apr_pstrmemdup(q->r->pool, q->target,
+                             (apr_size_t)(host + 3 - q->target) + strcspn(host + 3, "/?"));
     }
-    host += 3;
-    return apr_pstrmemdup(r->pool, r->filename,
-                          (apr_size_t)(host - r->filename) + strcspn(host, "/?"));
+    return q->feed;
 }
 
 static const char *session_of(request_rec *r)
@@ -127,17 +160,28 @@ static const char *session_of(request_rec *r)
 }
 
 /* A session is one identity's: a mark that somebody else's request left does not count. */
-int mcp_cache_digest_session(const mcp_cache_request_t *q, const char *session,
+int mcp_cache_digest_session(mcp_cache_request_t *q, const char *session,
                              unsigned char digest[MCP_CACHE_DIGEST])
 {
     mcp_cache_key_t key = {0};
 
     key.where = apr_psprintf(q->r->pool, "%s:%d\n%s\n%s", name_of(q->r->server),
-                             (int)q->r->server->port, q->r->uri, q->feed);
+                             (int)q->r->server->port, q->r->uri, mcp_cache_feed(q));
     key.method = key.audience = "session";
-    key.caller = q->identity;
+    key.caller = mcp_request_identity(q->r);
     key.session = session;
     return mcp_cache_key_digest(&key, q->r->pool, digest) == APR_SUCCESS;
+}
+
+int mcp_cache_find_session(mcp_cache_request_t *q)
+{
+    const char *session = q->session || mcp_request_is_stateless(q->r) ? NULL : session_of(q->r);
+
+    if (session && mcp_cache_digest_session(q, session, q->session_digest)) {
+        q->session = session;
+        q->query.session = q->session_digest;
+    }
+    return q->session != NULL;
 }
 
 /* Who asks, with the kind of proof in front so that no two kinds can name the same. NULL: unknown. */
@@ -151,8 +195,8 @@ static const char *caller_of(mcp_cache_request_t *q)
         value = ap_expr_str_exec(q->r, expr, &error);
         return value && *value && !error ? apr_pstrcat(q->r->pool, "key:", value, NULL) : NULL;
     }
-    if (q->identity) {
-        return apr_pstrcat(q->r->pool, "user:", q->identity, NULL);
+    if (q->r->user) {
+        return apr_pstrcat(q->r->pool, "user:", mcp_request_identity(q->r), NULL);
     }
     authorization = apr_table_get(q->r->headers_in, "Authorization");
     if (authorization && *authorization) {
@@ -281,10 +325,10 @@ static void set_tags(mcp_cache_request_t *q, const char *caller)
     }
     what = what_of(q->rpc);
     if (strcmp(q->rpc->method, "server/discover") && what) {
-        tag[MCP_CACHE_TAG_FEED] = mcp_cache_feed_tag(q->feed, what);
+        tag[MCP_CACHE_TAG_FEED] = mcp_cache_feed_tag(mcp_cache_feed(q), what);
     }
     if (!strcmp(q->rpc->method, "resources/read")) {
-        tag[MCP_CACHE_TAG_FEED_ALL] = mcp_cache_feed_tag(q->feed, "resources");
+        tag[MCP_CACHE_TAG_FEED_ALL] = mcp_cache_feed_tag(mcp_cache_feed(q), "resources");
     }
 }
 
@@ -359,19 +403,29 @@ static int make_key(mcp_cache_request_t *q)
     return 1;
 }
 
+/* A session that cannot be digested can be neither a key nor known to live. */
+static int has_broken_session(mcp_cache_request_t *q)
+{
+    return !mcp_cache_find_session(q) && !mcp_request_is_stateless(q->r) && session_of(q->r);
+}
+
+/* The cheap questions first: most requests are not for the cache. */
 static void judge(mcp_cache_request_t *q)
 {
     request_rec *r = q->r;
-    const char *control = apr_table_get(r->headers_in, "Cache-Control");
-    mcp_request_t *body = mcp_request_get(r);
+    const mcp_request_t *body = q->body;
+    const char *control;
 
-    if (r->method_number != M_POST || !is_json(r) || !body->complete || !body->length
-        || has_directive(control, "no-store")
-        || !mcp_cache_accepted(apr_table_get(r->headers_in, "Accept"))) {
+    if (!body->complete || !body->length || !is_json(r, body)) {
         return;
     }
-    q->rpc = mcp_request_rpc(r);
+    q->rpc = body->rpc ? body->rpc : mcp_request_rpc(r);
     if (!find_rule(q)) {
+        return;
+    }
+    control = apr_table_get(r->headers_in, "Cache-Control");
+    if (has_directive(control, "no-store") || has_broken_session(q)
+        || !mcp_cache_accepted(apr_table_get(r->headers_in, "Accept"))) {
         return;
     }
     q->refresh = has_directive(control, "no-cache") || has_directive(control, "max-age=0");
@@ -380,22 +434,14 @@ static void judge(mcp_cache_request_t *q)
 
 mcp_cache_request_t *mcp_cache_request(request_rec *r)
 {
-    mcp_cache_request_t *q = ap_get_module_config(r->request_config, &mcp_cache_module);
+    mcp_cache_request_t *q = record_of(r);
 
-    if (q || r->main || r->method_number == M_OPTIONS || !is_active(r)) {
-        return q;
+    if (q && !q->judged) {
+        q->judged = 1;
+        q->target = r->proxyreq ? r->filename : NULL;
+        if (r->method_number == M_POST) {
+            judge(q);
+        }
     }
-    q = apr_pcalloc(r->pool, sizeof(*q));
-    q->r = r;
-    q->identity = mcp_request_identity(r);
-    q->feed = feed_of(r);
-    q->session = mcp_request_is_stateless(r) ? NULL : session_of(r);
-    ap_set_module_config(r->request_config, &mcp_cache_module, q);
-    if (q->session && !mcp_cache_digest_session(q, q->session, q->session_digest)) {
-        q->session = NULL;
-        return q;
-    }
-    q->query.session = q->session ? q->session_digest : NULL;
-    judge(q);
     return q;
 }

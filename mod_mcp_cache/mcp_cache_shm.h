@@ -5,9 +5,9 @@
 #include "mcp_cache_store.h"
 
 /*
- * The store in memory that all children share. It is cut into shards, each with its own lock, hash
- * table, list by last use and blocks. A child that dies while it holds a lock costs the entries of
- * that shard. Nothing in it is a pointer, and its layout has a version: it outlives the module.
+ * The store in memory that all children share: mcp_blobs and the generations. A child that dies
+ * while it holds a lock costs the entries of one shard. Nothing in it is a pointer, and its layout
+ * has a version: it outlives the module.
  */
 
 #define MCP_CACHE_SHM_MIN (1024 * 1024)

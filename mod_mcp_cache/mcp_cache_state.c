@@ -41,6 +41,11 @@ const mcp_cache_env_t *mcp_cache_env(void)
     return &state.env;
 }
 
+int mcp_cache_store_is_up(void)
+{
+    return !mcp_breaker_is_open(&state.common->breaker);
+}
+
 /* Memory under a name that lasts as long as the parent process; made if it is not there. */
 static void *lasting_memory(server_rec *s, const char *key, apr_size_t size, int *is_new)
 {
@@ -66,7 +71,7 @@ static int make_store(server_rec *s, apr_pool_t *ptemp)
 
     state.env.is_far = state.url.kind != MCP_STORE_SHM;
     size = state.env.is_far ? NEAR_SIZE : size;
-    key = apr_psprintf(ptemp, "mcp_cache.store/1:%" APR_SIZE_T_FMT ":%" APR_SIZE_T_FMT, size,
+    key = apr_psprintf(ptemp, "mcp_cache.store/2:%" APR_SIZE_T_FMT ":%" APR_SIZE_T_FMT, size,
                        largest);
     mem = lasting_memory(s, key, size, &is_new);
     if (!mem) {

@@ -28,6 +28,7 @@ static void register_hooks(apr_pool_t *p)
 
     ap_hook_pre_config(pre_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_optional_fn_retrieve(mcp_cache_find_peers, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_check_config(mcp_cache_check_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_post_config(mcp_cache_post_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_init(mcp_cache_child_init, NULL, NULL, APR_HOOK_MIDDLE);
     /* Early, since the phase is run again once a slow body is whole; mod_mcp_proxy's limits on a
@@ -37,6 +38,7 @@ static void register_hooks(apr_pool_t *p)
      * ask a backend. */
     ap_hook_handler(mcp_cache_handler, NULL, before_handlers, APR_HOOK_REALLY_FIRST);
     ap_hook_insert_error_filter(mcp_cache_insert_error_filter, NULL, NULL, APR_HOOK_LAST);
+    ap_hook_log_transaction(mcp_cache_count, NULL, NULL, APR_HOOK_MIDDLE);
     mcp_cache_register_metrics();
 }
 

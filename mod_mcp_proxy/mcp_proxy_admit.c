@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The fixups phase: read the body (parked while it is still coming), look at Origin and at the
- * 2026-07-28 headers, and put what the message is into the environment.
+ * 2026-07-28 headers, put what the message is into the environment, have the session looked up.
  */
 #include "mcp_proxy.h"
 
@@ -25,6 +25,7 @@ mcp_proxy_request_t *mcp_proxy_request(request_rec *r)
 
     if (!q) {
         q = apr_pcalloc(r->pool, sizeof(*q));
+        q->pool = r->pool;
         ap_set_module_config(r->request_config, &mcp_proxy_module, q);
     }
     return q;
@@ -35,7 +36,7 @@ int mcp_proxy_is_on(request_rec *r)
     return (int)mcp_proxy_conf(r->per_dir_config, MCP_PROXY_ENABLED);
 }
 
-static int is_name_of(const server_rec *s, const char *name)
+int mcp_proxy_is_name_of(const server_rec *s, const char *name)
 {
     int i;
 
@@ -72,7 +73,7 @@ static int is_same_origin(request_rec *r, const char *origin)
     }
     port = uri.port_str && *uri.port_str ? uri.port : apr_uri_port_of_scheme(uri.scheme);
     return (port == r->server->port || port == r->connection->local_addr->port)
-        && is_name_of(r->server, uri.hostname);
+        && mcp_proxy_is_name_of(r->server, uri.hostname);
 }
 
 static int is_origin_allowed(request_rec *r, const char *origin)
@@ -158,34 +159,77 @@ static int judge(request_rec *r)
     return OK;
 }
 
-int mcp_proxy_admit(request_rec *r, int may_suspend)
+int mcp_proxy_read_body(request_rec *r, int may_suspend)
+{
+    int status = mcp_request_read(r, mcp_proxy_conf(r->per_dir_config, MCP_PROXY_MAX_BODY),
+                                  mcp_proxy_conf(r->per_dir_config, MCP_PROXY_BODY_TIMEOUT),
+                                  may_suspend);
+
+    log_refused_body(r, status);
+    return status;
+}
+
+void mcp_proxy_set_env(request_rec *r)
 {
     mcp_proxy_request_t *q = mcp_proxy_request(r);
-    const char *identity;
-    int status;
+    const char *identity = mcp_request_identity(r);
 
-    if (q->admitted) {
-        return OK;
-    }
-    status = mcp_request_read(r, mcp_proxy_conf(r->per_dir_config, MCP_PROXY_MAX_BODY),
-                              mcp_proxy_conf(r->per_dir_config, MCP_PROXY_BODY_TIMEOUT),
-                              may_suspend);
-    if (status == SUSPENDED || status == AP_FILTER_ERROR) {
-        return status;
-    }
-    if (status != OK) {
-        log_refused_body(r, status);
-        return mcp_error_send(r, status);
-    }
-    q->admitted = 1;
     mcp_proxy_find_session_id(r, q);
     set_session_env(r, q);
     if (mcp_request_get(r)->json && mcp_request_get(r)->length > 0) {
         set_message_env(r);
     }
-    identity = mcp_request_identity(r);
     if (identity) {
         apr_table_setn(r->subprocess_env, "MCP_USER", identity);
+    }
+}
+
+/*
+ * httpd walks the <If> sections before a body can be read. Where there are any, the sections are
+ * walked once more, as ap_process_request_internal() does it, now that conditions can ask for the
+ * message.
+ */
+static int walk_conditions(request_rec *r)
+{
+    const core_dir_config *core = ap_get_core_module_config(r->per_dir_config);
+    int status;
+
+    if (!core->sec_if || !core->sec_if->nelts) {
+        return OK;
+    }
+    r->per_dir_config = r->server->lookup_defaults;
+    status = ap_run_map_to_storage(r);
+    if (status == OK || status == DECLINED) {
+        status = ap_location_walk(r);
+    }
+    if (status == OK) {
+        status = ap_if_walk(r);
+    }
+    core = ap_get_core_module_config(r->per_dir_config);
+    r->log = core->log ? core->log : r->log;
+    return status;
+}
+
+int mcp_proxy_admit(request_rec *r, int may_suspend)
+{
+    mcp_proxy_request_t *q = mcp_proxy_request(r);
+    int status;
+
+    if (q->admitted) {
+        return OK;
+    }
+    status = mcp_proxy_read_body(r, may_suspend);
+    if (status == SUSPENDED || status == AP_FILTER_ERROR) {
+        return status;
+    }
+    if (status != OK) {
+        return mcp_error_send(r, status);
+    }
+    q->admitted = 1;
+    mcp_proxy_set_env(r);
+    status = walk_conditions(r);
+    if (status != OK) {
+        return status;
     }
     status = judge(r);
     return status == OK ? OK : mcp_error_send(r, status);
@@ -200,5 +244,8 @@ int mcp_proxy_fixups(request_rec *r)
         return DECLINED;
     }
     status = mcp_proxy_admit(r, r->prev == NULL);
+    if (status == OK) {
+        status = mcp_proxy_find_session(r, r->prev == NULL);
+    }
     return status == OK ? DECLINED : status;
 }

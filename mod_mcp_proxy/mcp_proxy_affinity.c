@@ -5,103 +5,39 @@
  */
 #include "mcp_proxy.h"
 
-#include <apr_lib.h>
-#include <apr_strings.h>
 #include <openssl/sha.h>
 
 #include "mcp_clock.h"
 #include "mcp_httpd_request.h"
+#include "mcp_proxy_far.h"
+#include "mcp_proxy_ids.h"
+#include "mcp_proxy_rescue.h"
 
 /* Entries looked at for each session that is learnt: the table never keeps many dead ones. */
 #define SWEEP 8
 
-static int hex_value(char c)
-{
-    return apr_isdigit(c) ? c - '0' : apr_tolower(c) - 'a' + 10;
-}
-
-/* %XX decoded once; anything else as it is, so that equal text means an equal id. */
-static char *decoded(apr_pool_t *p, const char *text, apr_size_t len)
-{
-    char *out = apr_palloc(p, len + 1), *to = out;
-    apr_size_t i;
-
-    for (i = 0; i < len; i++) {
-        if (text[i] == '%' && i + 2 < len && apr_isxdigit(text[i + 1])
-            && apr_isxdigit(text[i + 2])) {
-            char c = (char)(hex_value(text[i + 1]) * 16 + hex_value(text[i + 2]));
-
-            *to++ = c ? c : '%';
-            i += 2;
-        }
-        else {
-            *to++ = text[i];
-        }
-    }
-    *to = '\0';
-    return out;
-}
-
-static int is_query_name(const char *name)
-{
-    static const char *const names[] = { "session_id", "sessionId", "sessionid", NULL };
-    int i;
-
-    for (i = 0; names[i]; i++) {
-        if (strcmp(names[i], name) == 0) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* The next id in a query, *query moved behind it; NULL: no more. A name may be encoded, too. */
 static const char *next_in_query(apr_pool_t *p, const char **query)
 {
-    while (*query && **query) {
-        const char *at = *query;
-        apr_size_t len = strcspn(at, "&;");
-        const char *eq = memchr(at, '=', len);
+    mcp_id_place_t place;
 
-        *query += len;
-        *query += **query != '\0';
-        if (eq && eq + 1 < at + len && is_query_name(decoded(p, at, (apr_size_t)(eq - at)))) {
-            return decoded(p, eq + 1, len - (apr_size_t)(eq + 1 - at));
-        }
-    }
-    return NULL;
+    return mcp_id_next_in_query(p, query, &place) ? mcp_id_decode(p, place.text) : NULL;
 }
 
-static const char *session_in_query(apr_pool_t *p, const char *query)
-{
-    return next_in_query(p, &query);
-}
-
-/*
- * The last segment of a path. Behind message or messages it is an id by the custom of HTTP+SSE
- * servers; elsewhere it only is one if the table says so.
- */
 static const char *session_in_path(apr_pool_t *p, const char *path, int *is_guess)
 {
-    apr_size_t len = strlen(path);
-    const char *last, *parent;
+    mcp_id_place_t place;
 
-    while (len > 1 && path[len - 1] == '/') {
-        len--;
-    }
-    for (last = path + len; last > path && last[-1] != '/'; last--);
-    if (last == path || last == path + len) {
+    if (!mcp_id_in_path(p, path, strlen(path), &place)) {
         return NULL;
     }
-    for (parent = last - 1; parent > path && parent[-1] != '/'; parent--);
-    *is_guess = strncmp(parent, "message/", 8) != 0 && strncmp(parent, "messages/", 9) != 0;
-    return decoded(p, last, len - (apr_size_t)(last - path));
+    *is_guess = place.is_guess;
+    return mcp_id_decode(p, place.text);
 }
 
 const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query,
                                   int *is_guess)
 {
-    const char *id = session_in_query(p, query);
+    const char *id = next_in_query(p, &query);
 
     *is_guess = 0;
     return id ? id : session_in_path(p, path, is_guess);
@@ -109,25 +45,19 @@ const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *q
 
 void mcp_proxy_find_session_id(request_rec *r, mcp_proxy_request_t *q)
 {
-    const char *id = apr_table_get(r->headers_in, "Mcp-Session-Id");
+    const char *id = apr_table_get(r->headers_in, "Mcp-Session-Id"), *query = r->args;
 
     /* 2026-07-28 has no sessions: what a client sends all the same is ignored. */
     if (mcp_request_is_stateless(r)) {
         return;
     }
     if (!id || !*id) {
-        id = session_in_query(r->pool, r->args);
+        id = next_in_query(r->pool, &query);
     }
     if (!id && r->method_number == M_POST && r->parsed_uri.path) {
         id = session_in_path(r->pool, r->parsed_uri.path, &q->session_is_guess);
     }
-    q->session = id;
-}
-
-/* A segment that looks like a word is a path and no id: everybody has the same one. */
-int mcp_proxy_may_be_id(const char *segment)
-{
-    return strlen(segment) >= 8 && strpbrk(segment, "0123456789") != NULL;
+    q->session = q->backend_session = id;
 }
 
 static void make_key(request_rec *r, mcp_session_key_t *key, const char *scope, const char *id)
@@ -146,22 +76,34 @@ static void make_key(request_rec *r, mcp_session_key_t *key, const char *scope, 
     memcpy(key->owner, digest, sizeof(key->owner));
 }
 
-static int is_foreign(request_rec *r, const char *scope, const char *id)
+/* What other gateways may know of it is asked for later, together with all else. */
+static apr_status_t find(request_rec *r, mcp_proxy_request_t *q, const mcp_session_key_t *key,
+                         apr_uint64_t *member)
+{
+    apr_status_t rv = mcp_far_use(key, q->balancer, q->single, member);
+
+    if (rv == APR_NOTFOUND) {
+        mcp_far_want(r, &q->ask, key);
+    }
+    return rv;
+}
+
+static int is_foreign(request_rec *r, mcp_proxy_request_t *q, const char *id)
 {
     mcp_session_key_t key;
     apr_uint64_t member;
 
-    make_key(r, &key, scope, id);
-    return mcp_session_find(mcp_proxy_sessions(), &key, mcp_clock_now(), &member) == APR_EACCES;
+    make_key(r, &key, q->scope, id);
+    return find(r, q, &key, &member) == APR_EACCES;
 }
 
-static int names_foreign_path(request_rec *r, const mcp_proxy_request_t *q, const char *path)
+static int names_foreign_path(request_rec *r, mcp_proxy_request_t *q, const char *path)
 {
     int is_guess = 0;
     const char *id = path ? session_in_path(r->pool, path, &is_guess) : NULL;
 
-    return id && (!is_guess || mcp_proxy_may_be_id(id)) && (!q->session || strcmp(id, q->session))
-        && is_foreign(r, q->scope, id);
+    return id && (!is_guess || mcp_id_is_likely(id)) && (!q->session || strcmp(id, q->session))
+        && is_foreign(r, q, id);
 }
 
 /*
@@ -169,48 +111,134 @@ static int names_foreign_path(request_rec *r, const mcp_proxy_request_t *q, cons
  * another place, behind it, or in a header that this protocol version has not. None of them may be
  * somebody else's.
  */
-static int names_foreign_session(request_rec *r, const mcp_proxy_request_t *q)
+static int names_foreign_session(request_rec *r, mcp_proxy_request_t *q)
 {
     const char *header = apr_table_get(r->headers_in, "Mcp-Session-Id");
     const char *query = r->args, *id;
 
-    if (header && *header && header != q->session && is_foreign(r, q->scope, header)) {
+    if (header && *header && header != q->session && is_foreign(r, q, header)) {
         return 1;
     }
     while ((id = next_in_query(r->pool, &query)) != NULL) {
-        if ((!q->session || strcmp(id, q->session)) && is_foreign(r, q->scope, id)) {
+        if ((!q->session || strcmp(id, q->session)) && is_foreign(r, q, id)) {
             return 1;
         }
     }
     return names_foreign_path(r, q, r->parsed_uri.path) || names_foreign_path(r, q, r->uri);
 }
 
-apr_status_t mcp_proxy_look_up(request_rec *r, mcp_proxy_request_t *q, const char *scope)
+/* What does not open is nobody's session, and no backend is asked about it. */
+static apr_status_t look_up_sealed(request_rec *r, mcp_proxy_request_t *q)
+{
+    if (!q->session) {
+        return APR_NOTFOUND;
+    }
+    if (mcp_sealed_open(r, q->scope, q->session, &q->member_name, &q->backend_session)
+        == APR_SUCCESS) {
+        q->session_known = 1;
+        make_key(r, &q->key, q->scope, q->session);
+        mcp_rescue_follow(r, q);
+        return APR_SUCCESS;
+    }
+    if (q->session_is_guess) {
+        q->session = q->backend_session = NULL;
+        return APR_NOTFOUND;
+    }
+    return APR_EACCES;
+}
+
+/* A segment of the path that nobody knows as a session is one of the path. */
+static void drop_guess(mcp_proxy_request_t *q)
+{
+    if (q->session_is_guess && !q->session_known) {
+        q->session = q->backend_session = NULL;
+        q->looked_up = 0;
+    }
+}
+
+apr_status_t mcp_proxy_look_up(request_rec *r, mcp_proxy_request_t *q)
 {
     apr_status_t rv;
 
-    q->scope = scope;
+    if (mcp_proxy_is_sealed()) {
+        return look_up_sealed(r, q);
+    }
     if (names_foreign_session(r, q)) {
+        q->ask = NULL;
         return APR_EACCES;
     }
     if (!q->session) {
         return APR_NOTFOUND;
     }
-    make_key(r, &q->key, scope, q->session);
+    make_key(r, &q->key, q->scope, q->session);
     q->looked_up = 1;
-    rv = mcp_session_find(mcp_proxy_sessions(), &q->key, mcp_clock_now(), &q->member);
+    /* A word is no session of another gateway's, and stands in every request. */
+    rv = q->session_is_guess && !mcp_id_is_likely(q->session)
+        ? mcp_session_find(mcp_proxy_sessions(), &q->key, mcp_clock_now(), &q->member)
+        : find(r, q, &q->key, &q->member);
     q->session_known = rv == APR_SUCCESS;
-    if (rv != APR_SUCCESS && q->session_is_guess) {
-        q->session = NULL;
-        q->looked_up = 0;
-        return APR_NOTFOUND;
+    if (q->session_known) {
+        mcp_rescue_follow(r, q);
     }
-    return rv;
+    if (rv == APR_EACCES) {
+        q->ask = NULL;
+        if (q->session_is_guess && mcp_id_is_likely(q->session)) {
+            return rv;
+        }
+    }
+    if (!q->ask) {
+        drop_guess(q);
+    }
+    return q->session ? rv : APR_NOTFOUND;
 }
 
-apr_uint64_t mcp_proxy_member_hash(const proxy_worker *worker)
+/* A member that is unknown here, by that name, is one that has been removed. */
+static apr_uint64_t member_named(const mcp_proxy_request_t *q, const char *name)
 {
-    return (apr_uint64_t)worker->s->hash.def << 32 | worker->s->hash.fnv;
+    const proxy_worker *worker = q->balancer ? mcp_proxy_member_by_name(q->balancer, name)
+                                             : q->single;
+
+    return worker ? mcp_proxy_member_hash(worker) : 0;
+}
+
+apr_status_t mcp_proxy_look_up_far(request_rec *r, mcp_proxy_request_t *q)
+{
+    const char *name;
+
+    if (mcp_far_is_any_foreign(q->ask)) {
+        return APR_EACCES;
+    }
+    if (q->looked_up && !q->session_known
+        && mcp_far_answer(q->ask, &q->key, &name) == APR_SUCCESS) {
+        q->session_known = 1;
+        q->member = member_named(q, name);
+        if (q->member
+            && mcp_session_learn(mcp_proxy_sessions(), &q->key, q->member, mcp_clock_now())
+                == APR_SUCCESS) {
+            mcp_session_told(mcp_proxy_sessions(), &q->key, mcp_clock_now());
+        }
+    }
+    if (q->session_known) {
+        mcp_rescue_follow(r, q);
+    }
+    drop_guess(q);
+    return q->session_known ? APR_SUCCESS : APR_NOTFOUND;
+}
+
+/* Nothing is kept: the client's id says all there is to know. */
+static void learn_sealed(request_rec *r, mcp_proxy_request_t *q, const char *id,
+                         const proxy_worker *worker)
+{
+    const char *text = mcp_sealed_text(r, q->scope, worker, id);
+
+    if (text) {
+        q->session = text;
+        q->backend_session = id;
+        q->member_name = mcp_proxy_member_name(r->pool, worker);
+        q->session_is_guess = 0;
+        q->session_known = 1;
+        make_key(r, &q->key, q->scope, q->session);
+    }
 }
 
 void mcp_proxy_learn(request_rec *r, mcp_proxy_request_t *q, const char *id,
@@ -218,14 +246,18 @@ void mcp_proxy_learn(request_rec *r, mcp_proxy_request_t *q, const char *id,
 {
     apr_status_t rv;
 
+    if (mcp_proxy_is_sealed()) {
+        learn_sealed(r, q, id, worker);
+        return;
+    }
     make_key(r, &q->key, q->scope, id);
-    q->session = id;
+    q->session = q->backend_session = id;
     q->session_is_guess = 0;
     q->looked_up = q->session_known = 1;
     q->member = mcp_proxy_member_hash(worker);
     mcp_session_sweep(mcp_proxy_sessions(), mcp_clock_now(), SWEEP);
     rv = mcp_session_learn(mcp_proxy_sessions(), &q->key, q->member, mcp_clock_now());
-    if (rv != APR_SUCCESS) {
+    if (rv != APR_SUCCESS && !mcp_far_is_on()) {
         ap_log_rerror(APLOG_MARK, APLOG_WARNING, rv, r, MCP_LOGNO(2020)
                       "the session table is full of sessions with open streams: a new session "
                       "could not be learnt; raise MCPProxySessionStore shm:%u",
@@ -233,9 +265,27 @@ void mcp_proxy_learn(request_rec *r, mcp_proxy_request_t *q, const char *id,
     }
 }
 
+void mcp_proxy_move(request_rec *r, mcp_proxy_request_t *q, const proxy_worker *worker)
+{
+    if (mcp_proxy_is_sealed()) {
+        q->member_name = mcp_proxy_member_name(r->pool, worker);
+        return;
+    }
+    q->member = mcp_proxy_member_hash(worker);
+    mcp_session_learn(mcp_proxy_sessions(), &q->key, q->member, mcp_clock_now());
+    mcp_far_move(&q->key, worker);
+}
+
 void mcp_proxy_forget(mcp_proxy_request_t *q)
 {
     if (q->looked_up) {
         mcp_session_forget(mcp_proxy_sessions(), &q->key);
+    }
+    if (q->session_known) {
+        mcp_rescue_ended(q, q->pool);
+    }
+    /* Not for ids that somebody has made up. */
+    if (q->looked_up && q->session_known) {
+        mcp_far_forget(&q->key);
     }
 }

@@ -14,12 +14,15 @@
 
 #include "mcp_clock.h"
 #include "mcp_httpd_request.h"
+#include "mcp_proxy_idmap.h"
+#include "mcp_proxy_ids.h"
+#include "mcp_proxy_rescue.h"
 
 #define HELD_MOST 8192
 #define HOLD_HEAD apr_time_from_msec(200)
 #define STREAM_TYPE "text/event-stream"
 
-static int is_event_stream(const char *type)
+int mcp_answer_is_stream(const char *type)
 {
     apr_size_t len = strlen(STREAM_TYPE);
 
@@ -37,7 +40,15 @@ static void add_field(mcp_exchange_t *x, const char *name, const char *value)
     }
     else if (strcasecmp(name, "Location") == 0 || strcasecmp(name, "Content-Location") == 0
              || strcasecmp(name, "URI") == 0 || strcasecmp(name, "Destination") == 0) {
-        apr_table_addn(r->headers_out, name, ap_proxy_location_reverse_map(r, dconf, value));
+        apr_table_addn(r->headers_out, name,
+                       mcp_idmap_answer_url(r, ap_proxy_location_reverse_map(r, dconf, value)));
+    }
+    else if (strcasecmp(name, "Mcp-Session-Id") == 0) {
+        const char *id = mcp_idmap_answer_field(r, x->target.worker, value);
+
+        if (id) {
+            apr_table_addn(r->headers_out, name, id);
+        }
     }
     else if (strcasecmp(name, "Set-Cookie") == 0) {
         apr_table_addn(r->headers_out, name, ap_proxy_cookie_reverse_map(r, dconf, value));
@@ -97,8 +108,10 @@ static void follow_session(mcp_exchange_t *x)
     }
     /* Servers repeat the id with every answer; only one that the client did not send is new. */
     if (issued && *issued && is_good && !mcp_request_is_stateless(x->r)
-        && (!x->q->session || strcmp(issued, x->q->session) != 0)) {
+        && (!x->q->session || strcmp(issued, x->q->backend_session) != 0)) {
         mcp_proxy_learn(x->r, x->q, issued, x->target.worker);
+        mcp_exchange_store(x);
+        mcp_rescue_learnt(x);
     }
 }
 
@@ -121,7 +134,6 @@ static int is_one_too_many(const mcp_exchange_t *x, apr_int64_t streams)
 static void become_stream(mcp_exchange_t *x)
 {
     request_rec *r = x->r;
-    const mcp_request_t *request = mcp_request_get(r);
 
     if (is_one_too_many(x, count_stream(x))) {
         x->is_full = 1;
@@ -129,10 +141,13 @@ static void become_stream(mcp_exchange_t *x)
         return;
     }
     x->is_stream = 1;
-    x->is_standing = r->method_number == M_GET
-        || (request->rpc && request->rpc->method
-            && strcmp(request->rpc->method, "subscriptions/listen") == 0);
+    x->opened = mcp_clock_now();
+    x->is_standing = r->method_number == M_GET || x->is_listen;
     mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS_TOTAL, 1);
+    mcp_streams_open(x);
+    if (x->single) {
+        mcp_single_opened(x);
+    }
     /* Comments and a mapped endpoint are not in the backend's count. */
     if (x->body.kind != MCP_HTTP_BODY_NONE) {
         apr_table_unset(r->headers_out, "Content-Length");
@@ -151,13 +166,17 @@ void mcp_answer_head(mcp_exchange_t *x)
 {
     request_rec *r = x->r;
 
+    if (mcp_rescue_takes_head(x)) {
+        return;
+    }
     r->status = x->head.status;
     r->status_line = apr_psprintf(r->pool, "%d %s", x->head.status, x->head.reason);
     follow_session(x);
+    mcp_rescue_watch_list(x);
     copy_fields(x);
     x->last_in = x->last_out = mcp_clock_now();
     x->state = MCP_X_BODY;
-    if (is_event_stream(r->content_type)) {
+    if (mcp_answer_is_stream(r->content_type)) {
         become_stream(x);
     }
 }
@@ -233,10 +252,11 @@ static void learn_endpoint(mcp_exchange_t *x, const char *path, const char *quer
     int is_guess = 0;
     const char *id = mcp_proxy_endpoint_id(x->r->pool, path, query, &is_guess);
 
-    if (!id || (is_guess && !mcp_proxy_may_be_id(id))) {
+    if (!id || (is_guess && !mcp_id_is_likely(id))) {
         return;
     }
     mcp_proxy_learn(x->r, x->q, id, x->target.worker);
+    mcp_exchange_store(x);
     x->learnt_endpoint = 1;
 }
 
@@ -290,6 +310,17 @@ static const char *without_path(apr_pool_t *p, const char *url)
     return apr_pstrmemdup(p, url, (apr_size_t)(authority - url) + strcspn(authority, "/?"));
 }
 
+static apr_status_t refuse_endpoint(mcp_exchange_t *x)
+{
+    if (x->head_sent) {
+        x->broken = 1;
+    }
+    else {
+        x->failed = HTTP_BAD_GATEWAY;
+    }
+    return APR_EGENERAL;
+}
+
 static apr_status_t put_endpoint(mcp_exchange_t *x, mcp_span_t data)
 {
     const char *url = apr_pstrmemdup(x->r->pool, data.p, data.len);
@@ -301,13 +332,11 @@ static apr_status_t put_endpoint(mcp_exchange_t *x, mcp_span_t data)
                       "the endpoint event of %s names a foreign host: %s",
                       x->target.worker->s->name_ex,
                       ap_escape_logitem(x->r->pool, without_path(x->r->pool, url)));
-        if (x->head_sent) {
-            x->broken = 1;
-        }
-        else {
-            x->failed = HTTP_BAD_GATEWAY;
-        }
-        return APR_EGENERAL;
+        return refuse_endpoint(x);
+    }
+    mapped = mcp_idmap_endpoint(x->r, x->target.worker, mapped);
+    if (!mapped) {
+        return refuse_endpoint(x);
     }
     put(x, x->held, (apr_size_t)(data.p - x->held), 1);
     put(x, mapped, strlen(mapped), 1);
@@ -384,6 +413,12 @@ static apr_status_t answer_first(mcp_exchange_t *x, const char *buf, apr_size_t 
 
 apr_status_t mcp_answer_data(mcp_exchange_t *x, const char *buf, apr_size_t len)
 {
+    if (mcp_rescue_is_own(x)) {
+        return mcp_rescue_take_data(x, buf, len);
+    }
+    if (x->list) {
+        mcp_rescue_read_along(x, buf, len);
+    }
     if (x->holds_first) {
         return answer_first(x, buf, len);
     }
@@ -397,12 +432,41 @@ apr_status_t mcp_answer_data(mcp_exchange_t *x, const char *buf, apr_size_t len)
     return APR_SUCCESS;
 }
 
+/*
+ * What tells a subscription that is over from a connection that was lost (2026-07-28,
+ * basic/patterns/subscriptions, Graceful Closure): the response to its request.
+ */
+static void put_completion(mcp_exchange_t *x)
+{
+    static const char form[] =
+        "event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":{\"resultType\":"
+        "\"complete\",\"_meta\":{\"io.modelcontextprotocol/subscriptionId\":%s}}}\n\n";
+    const mcp_span_t id = mcp_request_get(x->r)->rpc->id;
+    const char *text, *event;
+
+    if (id.p) {
+        text = apr_pstrmemdup(x->r->pool, id.p, id.len);
+        event = apr_psprintf(x->r->pool, form, text, text);
+        put(x, event, strlen(event), 1);
+    }
+}
+
 void mcp_answer_end(mcp_exchange_t *x)
 {
     apr_bucket_alloc_t *list = x->r->connection->bucket_alloc;
 
     if (x->holds_first) {
         release_held(x);
+    }
+    if (x->list) {
+        mcp_rescue_note_list(x);
+    }
+    if (x->closed_here && x->is_listen) {
+        put_completion(x);
+    }
+    if (x->draining) {
+        /* With the last byte: a client that waits before it comes back must not choose this one. */
+        x->r->connection->keepalive = AP_CONN_CLOSE;
     }
     if (x->broken) {
         /* Without this the chunk filter would end the body as if it were whole. */

@@ -9,6 +9,8 @@
 #include <http_core.h>
 #include <sys/resource.h>
 
+#include "mcp_httpd_advice.h"
+
 /* What httpd itself keeps open beside connections: logs, listeners, pipes. */
 #define OTHER_FILES 64
 #define DEFAULT_FACTOR 2.0
@@ -21,6 +23,26 @@ static int is_on(const ap_conf_vector_t *section, const server_rec *s)
     }
     return mcp_proxy_conf_is_set(s->lookup_defaults, MCP_PROXY_ENABLED)
         && mcp_proxy_conf(s->lookup_defaults, MCP_PROXY_ENABLED);
+}
+
+/* A sealed id, or what is kept of a rescue, names a member by its route, which must not mean two. */
+static int check_names(const proxy_balancer *balancer, const server_rec *s)
+{
+    proxy_worker **workers = (proxy_worker **)balancer->workers->elts;
+    int i;
+
+    for (i = 0; i < balancer->workers->nelts; i++) {
+        const char *route = workers[i]->s->route;
+
+        if (*route && mcp_proxy_member_by_name(balancer, route) != workers[i]) {
+            ap_log_error(APLOG_MARK, APLOG_EMERG, 0, s, MCP_LOGNO(2080)
+                         "two members of %s have route=%s: %s needs a route for each",
+                         balancer->s->name, route, mcp_proxy_is_sealed()
+                             ? "MCPProxyAffinity sealed" : "MCPProxyRescue");
+            return HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+    return OK;
 }
 
 static int check_balancer(const proxy_balancer *balancer, const server_rec *s)
@@ -37,7 +59,8 @@ static int check_balancer(const proxy_balancer *balancer, const server_rec *s)
                      "the sessions", balancer->s->sticky, balancer->s->name);
         return HTTP_INTERNAL_SERVER_ERROR;
     }
-    return OK;
+    return mcp_proxy_is_sealed() || mcp_proxy_server_conf(MCP_PROXY_RESCUE)
+        ? check_names(balancer, s) : OK;
 }
 
 static int check_alias(const struct proxy_alias *alias, apr_pool_t *p, server_rec *s)
@@ -51,8 +74,7 @@ static int check_alias(const struct proxy_alias *alias, apr_pool_t *p, server_re
     return balancer ? check_balancer(balancer, s) : OK;
 }
 
-/* Whether a Location covers a path: whole segments, as httpd does it. */
-static int covers(const char *location, const char *path)
+int mcp_proxy_covers(const char *location, const char *path)
 {
     apr_size_t len = strlen(location);
 
@@ -70,12 +92,19 @@ static const ap_conf_vector_t *section_of(const core_server_config *core, const 
         ap_conf_vector_t *section = APR_ARRAY_IDX(core->sec_url, i, ap_conf_vector_t *);
         const core_dir_config *dir = ap_get_core_module_config(section);
 
-        if (dir && dir->d && !dir->r && covers(dir->d, path)
+        if (dir && dir->d && !dir->r && mcp_proxy_covers(dir->d, path)
             && mcp_proxy_conf_is_set(section, MCP_PROXY_ENABLED)) {
             found = section;
         }
     }
     return found;
+}
+
+int mcp_proxy_path_is_on(const server_rec *s, const char *path)
+{
+    const ap_conf_vector_t *section = section_of(ap_get_core_module_config(s->module_config), path);
+
+    return is_on(section ? section : s->lookup_defaults, s);
 }
 
 static int check_server(apr_pool_t *p, server_rec *s, int *used)
@@ -97,9 +126,8 @@ static int check_server(apr_pool_t *p, server_rec *s, int *used)
     }
     for (i = 0; status == OK && i < conf->aliases->nelts; i++) {
         const struct proxy_alias *alias = &APR_ARRAY_IDX(conf->aliases, i, struct proxy_alias);
-        const ap_conf_vector_t *section = alias->regex ? NULL : section_of(core, alias->fake);
 
-        if (section ? is_on(section, s) : is_on(s->lookup_defaults, s)) {
+        if (alias->regex ? is_on(s->lookup_defaults, s) : mcp_proxy_path_is_on(s, alias->fake)) {
             *used = 1;
             status = check_alias(alias, p, s);
         }
@@ -107,14 +135,17 @@ static int check_server(apr_pool_t *p, server_rec *s, int *used)
     return status;
 }
 
-int mcp_proxy_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
+/* Both do the same for several gateways, and only one of them can. */
+static void check_store(server_rec *s)
 {
-    int status = OK, used = 0;
+    const mcp_store_url_t *store = mcp_proxy_session_store();
 
-    for (; s && status == OK; s = s->next) {
-        status = check_server(ptemp, s, &used);
+    if (mcp_proxy_is_sealed() && store->kind != MCP_STORE_SHM
+        && !mcp_proxy_server_conf(MCP_PROXY_RESCUE)) {
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s, MCP_LOGNO(2103)
+                     "MCPProxySessionStore %s is not used: with MCPProxyAffinity sealed the ids "
+                     "themselves say where sessions are", store->name);
     }
-    return status;
 }
 
 /* The last AsyncRequestWorkerFactor of the configuration; the MPM does not tell. */
@@ -164,15 +195,12 @@ static void check_files(server_rec *s, apr_int64_t streams, int children)
     }
 }
 
-void mcp_proxy_check_capacity(apr_pool_t *ptemp, server_rec *s)
+/* The shell that runs httpd -t may have other limits than the service. */
+static void check_sizes(server_rec *s, int used, int knows_limits)
 {
     apr_int64_t streams = mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS);
-    int is_async = 0, children = 0, threads = 0, used = 0;
-    server_rec *one;
+    int is_async = 0, children = 0, threads = 0;
 
-    for (one = s; one; one = one->next) {
-        check_server(ptemp, one, &used);
-    }
     if (!used || !mcp_proxy_server_conf(MCP_PROXY_ASYNC)
         || ap_mpm_query(AP_MPMQ_IS_ASYNC, &is_async) != APR_SUCCESS || !is_async) {
         return;
@@ -181,5 +209,41 @@ void mcp_proxy_check_capacity(apr_pool_t *ptemp, server_rec *s)
     ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads);
     children = children > 0 ? children : 1;
     check_mpm(s, streams, children, threads > 0 ? threads : 1);
-    check_files(s, streams, children);
+    if (knows_limits) {
+        check_files(s, streams, children);
+    }
+}
+
+int mcp_proxy_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
+{
+    int status = mcp_sealed_read_keys(pconf, s), used = 0;
+    server_rec *one;
+
+    /* Linked to mod_proxy, this module is there without it, but nothing could work. */
+    if (proxy_module.module_index < 0) {
+        ap_log_error(APLOG_MARK, APLOG_EMERG, 0, s, MCP_LOGNO(2075)
+                     "mod_mcp_proxy needs mod_proxy, mod_proxy_balancer and mod_slotmem_shm: load "
+                     "them as well (Debian: a2enmod proxy proxy_balancer slotmem_shm)");
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    check_store(s);
+    for (one = s; one && status == OK; one = one->next) {
+        status = check_server(ptemp, one, &used);
+    }
+    if (status == OK && mcp_advice_is_wanted()) {
+        mcp_proxy_advise(ptemp, s, used);
+        check_sizes(s, used, 0);
+    }
+    return status;
+}
+
+void mcp_proxy_check_capacity(apr_pool_t *ptemp, server_rec *s)
+{
+    int used = 0;
+    server_rec *one;
+
+    for (one = s; one; one = one->next) {
+        check_server(ptemp, one, &used);
+    }
+    check_sizes(s, used, 1);
 }

@@ -7,6 +7,8 @@
 #include "mcp_httpd_conf.h"
 #include "mcp_value.h"
 
+#define AFFINITY_SEALED 1
+#define KEY_PREFIX "file:"
 #define DEFAULT_ENTRIES 65536
 #define MOST_ENTRIES (16 * 1024 * 1024)
 
@@ -25,6 +27,10 @@ typedef struct dir_conf_t {
 
 /* Scope S: one set for each reading of the configuration. */
 static mcp_conf_t *server_values;
+static struct {
+    mcp_store_url_t url;
+    const char *text, *where; /* as it stands in the configuration; NULL: not said */
+} session_store;
 
 void *mcp_proxy_create_dir_config(apr_pool_t *p, char *path)
 {
@@ -48,6 +54,7 @@ void *mcp_proxy_merge_dir_config(apr_pool_t *p, void *base_, void *add_)
 void mcp_proxy_config_reset(apr_pool_t *pconf)
 {
     server_values = mcp_conf_create(pconf, table, MCP_PROXY_DIRECTIVES);
+    memset(&session_store, 0, sizeof(session_store));
 }
 
 static const dir_conf_t *dir_conf(const ap_conf_vector_t *per_dir)
@@ -77,41 +84,75 @@ const apr_array_header_t *mcp_proxy_origins(const ap_conf_vector_t *per_dir)
     return dir_conf(per_dir)->origins;
 }
 
-/* shm, shm:N */
-static apr_status_t read_store(const char *text, unsigned *entries)
+const mcp_store_url_t *mcp_proxy_session_store(void)
 {
-    apr_int64_t n = DEFAULT_ENTRIES;
-
-    if (strncmp(text, "shm", 3) != 0 || (text[3] && text[3] != ':')) {
-        return APR_EINVAL;
-    }
-    if (text[3] && mcp_value_count(text + 4, &n) != APR_SUCCESS) {
-        return APR_EINVAL;
-    }
-    *entries = (unsigned)n;
-    return n >= 1 && n <= MOST_ENTRIES ? APR_SUCCESS : APR_ERANGE;
+    return &session_store.url;
 }
 
 unsigned mcp_proxy_session_entries(void)
 {
-    unsigned entries = DEFAULT_ENTRIES;
+    return session_store.url.size ? (unsigned)session_store.url.size : DEFAULT_ENTRIES;
+}
 
-    read_store(mcp_conf_text(server_values, MCP_PROXY_SESSION_STORE), &entries);
-    return entries;
+int mcp_proxy_is_sealed(void)
+{
+    return mcp_conf_number(server_values, MCP_PROXY_AFFINITY) == AFFINITY_SEALED;
+}
+
+static int is_key_file(const char *text)
+{
+    return strncmp(text, KEY_PREFIX, strlen(KEY_PREFIX)) == 0 && text[strlen(KEY_PREFIX)];
+}
+
+const char *mcp_proxy_session_key(apr_pool_t *p)
+{
+    const char *text = mcp_conf_text(server_values, MCP_PROXY_SESSION_KEY);
+
+    return *text ? ap_server_root_relative(p, text + strlen(KEY_PREFIX)) : NULL;
 }
 
 static const char *set_value(cmd_parms *cmd, void *dir, const char *value)
 {
     const mcp_conf_directive_t *d = cmd->info;
     dir_conf_t *conf = dir;
-    unsigned entries;
 
-    if (d->id == MCP_PROXY_SESSION_STORE && read_store(value, &entries) != APR_SUCCESS) {
-        return apr_psprintf(cmd->pool, "%s: '%s' is not accepted; it takes shm or shm:N, with N "
-                            "from 1 to %d entries", d->name, value, MOST_ENTRIES);
+    if (d->id == MCP_PROXY_SESSION_KEY && !is_key_file(value)) {
+        return apr_psprintf(cmd->pool, "%s: it takes " KEY_PREFIX "PATH; keys do not stand in the "
+                            "configuration itself", d->name);
     }
     return d->scope == MCP_CONF_SERVER ? mcp_conf_set_once(cmd, server_values, d->id, value)
                                        : mcp_conf_set(cmd->pool, conf->values, d->id, value);
+}
+
+/* The password, if there is one, is read at once: as root, while httpd starts. */
+static const char *set_store(cmd_parms *cmd, void *dir, int argc, char *const argv[])
+{
+    const char *text = argc ? argv[0] : "", *error;
+    mcp_store_url_t url;
+    int i;
+
+    for (i = 1; i < argc; i++) {
+        text = apr_pstrcat(cmd->pool, text, " ", argv[i], NULL);
+    }
+    error = mcp_store_url_parse(text, 1, &url, cmd->pool);
+    if (error) {
+        /* What may have a password in it is not shown. */
+        return apr_psprintf(cmd->pool, "MCPProxySessionStore: '%s' is not accepted: %s; it takes %s",
+                            strpbrk(text, "@=") ? "..." : text, error, MCP_STORE_URL_FORMS);
+    }
+    if (url.size > MOST_ENTRIES) {
+        return apr_psprintf(cmd->pool, "MCPProxySessionStore: N of shm:N is from 1 to %d entries",
+                            MOST_ENTRIES);
+    }
+    if (session_store.text && strcmp(session_store.text, text) != 0) {
+        return apr_psprintf(cmd->pool, "MCPProxySessionStore is one value for the whole httpd, and "
+                            "%s set another one", session_store.where);
+    }
+    session_store.url = url;
+    session_store.text = text;
+    session_store.where = apr_psprintf(cmd->pool, "%s:%d", cmd->directive->filename
+                                       ? cmd->directive->filename : "-", cmd->directive->line_num);
+    return NULL;
 }
 
 /* scheme://host[:port], nothing behind it */
@@ -152,6 +193,8 @@ static const char *add_origin(cmd_parms *cmd, void *dir, const char *value)
     AP_INIT_TAKE1(name, set_value, (void *)&table[id], RSRC_CONF | ACCESS_CONF, help),
 const command_rec mcp_proxy_commands[] = {
 #include "mcp_proxy.def"
+    AP_INIT_TAKE_ARGV("MCPProxySessionStore", set_store, NULL, RSRC_CONF | ACCESS_CONF,
+                      "where the session table lives: " MCP_STORE_URL_FORMS),
     AP_INIT_ITERATE("MCPProxyAllowOrigin", add_origin, NULL, RSRC_CONF | ACCESS_CONF,
                     "origins that may ask: ORIGIN ..., *, or same"),
     { NULL, { NULL }, NULL, 0, RAW_ARGS, NULL }

@@ -5,6 +5,8 @@
 #include <httpd.h>
 #include <http_config.h>
 
+#include "mcp_store_url.h"
+
 /* What the operator has set. Read-only once the configuration has been read. */
 
 #define MCP_DIRECTIVE(id, kind, scope, name, value, min, max, accepted, help) id,
@@ -31,8 +33,17 @@ int mcp_proxy_conf_is_set(const ap_conf_vector_t *per_dir, mcp_proxy_directive_e
 /** A value of scope S. */
 apr_int64_t mcp_proxy_server_conf(mcp_proxy_directive_e id);
 
-/** The N of MCPProxySessionStore shm:N. */
+/** MCPProxySessionStore. */
+const mcp_store_url_t *mcp_proxy_session_store(void);
+
+/** The N of MCPProxySessionStore shm:N; with another store, how many of its sessions are cached. */
 unsigned mcp_proxy_session_entries(void);
+
+/** Whether MCPProxyAffinity is sealed. */
+int mcp_proxy_is_sealed(void);
+
+/** The path in MCPProxySessionKey file:PATH, below ServerRoot if it is relative; NULL: not set. */
+const char *mcp_proxy_session_key(apr_pool_t *p);
 
 /** MCPProxyAllowOrigin: NULL for "same", else an array of const char *, maybe "*". */
 const apr_array_header_t *mcp_proxy_origins(const ap_conf_vector_t *per_dir);

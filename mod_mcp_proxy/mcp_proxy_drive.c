@@ -14,6 +14,7 @@
 #include <sys/epoll.h>
 
 #include "mcp_clock.h"
+#include "mcp_proxy_rescue.h"
 
 #define WORKER_BUFFER (16 * 1024)
 #define GRACE apr_time_from_msec(5)
@@ -34,6 +35,7 @@ static void stop_waiting(mcp_exchange_t *x)
     mcp_watch_stop(loop, &x->watch);
     mcp_timer_stop(loop, &x->timer);
     mcp_park_unwatch_client(x->park);
+    mcp_streams_leave(x);
 }
 
 static int run_on_worker(mcp_park_t *park, void *baton);
@@ -67,11 +69,9 @@ static void client_is_gone(mcp_park_t *park, void *baton)
     mcp_exchange_t *x = baton;
     mcp_loop_t *loop = mcp_park_loop(park);
 
-    x->client_gone = 1;
-    x->state = MCP_X_END;
+    mcp_exchange_client_left(x, mcp_loop_now(loop));
     mcp_exchange_drop_backend(x);
     stop_waiting(x);
-    x->gone_at = mcp_loop_now(loop);
     x->timer.fn = on_rest;
     mcp_timer_start(loop, &x->timer, x->gone_at + REST_AFTER);
 }
@@ -107,9 +107,9 @@ static void wait_for(mcp_exchange_t *x, mcp_exchange_wait_e wait)
         when = mcp_loop_now(loop);
         break;
     }
-    if (events && (!x->watch.active || x->watch.fd != mcp_backend_fd(x->backend))) {
+    if (events && (!x->watch.active || x->watch.fd != mcp_exchange_fd(x))) {
         mcp_watch_stop(loop, &x->watch);
-        if (mcp_watch_start(loop, &x->watch, mcp_backend_fd(x->backend), events) != APR_SUCCESS) {
+        if (mcp_watch_start(loop, &x->watch, mcp_exchange_fd(x), events) != APR_SUCCESS) {
             /* No fault of the member's; what was sent must not go to another one. */
             x->broken = x->head_sent;
             mcp_exchange_fail(x, HTTP_INTERNAL_SERVER_ERROR);
@@ -169,12 +169,15 @@ static void on_timer(mcp_timer_t *timer)
         return;
     }
     mcp_exchange_look_at_clock(x);
-    if (x->state == MCP_X_HANDSHAKE) {
-        go_to_worker(x);
+    if (x->state == MCP_X_STORE) {
+        go_on(x);
         return;
     }
-    if (x->state == MCP_X_END) {
+    if (x->state == MCP_X_HANDSHAKE || x->state == MCP_X_WAIT || x->state == MCP_X_END) {
         go_to_worker(x);
+    }
+    else if (x->state == MCP_X_TURN) {
+        go_on(x);
     }
     else if (!x->blocked_since && x->state == MCP_X_BODY && mcp_park_has_pending(x->park)) {
         mcp_exchange_block(x);
@@ -203,7 +206,7 @@ static void on_drain(mcp_park_t *park, void *baton)
     if (x->drain_at && (!x->is_standing || x->drain_until <= now + spread)) {
         return;
     }
-    if (x->is_standing || (!x->head_sent && x->expects_stream)) {
+    if (x->is_standing || (!x->head_sent && (x->expects_stream || x->is_listen))) {
         x->drain_at = now + (apr_time_t)((double)spread * (rand() / (RAND_MAX + 1.0)));
         x->drain_until = now + spread;
     }
@@ -225,6 +228,7 @@ static void start_on_loop(mcp_park_t *park, void *baton)
     if (x->is_standing) {
         mcp_exchange_hold_session(x, mcp_clock_now());
     }
+    mcp_streams_enter(x);
     mcp_park_on_drain(park, on_drain, x);
     /* Last: what is called here may give the request to a worker. */
     if (x->state == MCP_X_HANDSHAKE) {
@@ -264,7 +268,7 @@ static int comes_soon(const mcp_exchange_t *x, mcp_exchange_wait_e wait, apr_tim
         return 0;
     }
     if (__atomic_add_fetch(&waiting_workers, 1, __ATOMIC_RELAXED) <= half_of_the_workers()) {
-        pfd.fd = mcp_backend_fd(x->backend);
+        pfd.fd = mcp_exchange_fd(x);
         pfd.events = wait == MCP_X_READ ? POLLIN : POLLOUT;
         ready = poll(&pfd, 1, (int)((left + 999) / 1000)) > 0;
     }
@@ -294,14 +298,15 @@ static int run_on_worker(mcp_park_t *park, void *baton)
     for (;;) {
         mcp_exchange_wait_e wait;
 
-        if (x->state == MCP_X_END) {
+        if (x->state == MCP_X_END && !mcp_rescue_goes_on(x)) {
             return mcp_exchange_finish(x);
         }
         wait = mcp_exchange_advance(x, 1, buf, sizeof(buf));
         if (x->state != MCP_X_END && !comes_soon(x, wait, until)) {
             x->left = x->left || mcp_park_is_async(park);
-            if (x->is_stream) {
-                mcp_park_settle(park);
+            if (x->is_stream && mcp_park_settle(park) != APR_SUCCESS) {
+                mcp_exchange_client_left(x, mcp_clock_now());
+                return mcp_exchange_finish(x);
             }
             return leave(x);
         }

@@ -5,7 +5,11 @@
  */
 #include "mcp_proxy_exchange.h"
 
+#include <poll.h>
+
 #include "mcp_clock.h"
+#include "mcp_proxy_far.h"
+#include "mcp_proxy_rescue.h"
 
 /* One write to the client stays well below the 64 KB at which the core output filter waits. */
 #define WRITE_MOST (32 * 1024)
@@ -27,16 +31,68 @@ void mcp_exchange_fail(mcp_exchange_t *x, int status)
     x->state = MCP_X_END;
 }
 
+void mcp_exchange_client_left(mcp_exchange_t *x, apr_time_t when)
+{
+    x->client_gone = 1;
+    x->gone_at = when;
+    x->state = MCP_X_END;
+}
+
 /* The watch goes first: a closed descriptor's number may be another one's at once. */
 void mcp_exchange_drop_backend(mcp_exchange_t *x)
 {
-    if (x->watch.active) {
+    if (x->watch.active && x->backend && x->watch.fd == mcp_backend_fd(x->backend)) {
         mcp_watch_forget(mcp_park_loop(x->park), &x->watch);
     }
     if (x->backend) {
         mcp_backend_close(x->backend);
         x->backend = NULL;
+        if (x->client_gone) {
+            mcp_shared_time_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_DISCONNECT_TIME,
+                                mcp_clock_now() - x->gone_at);
+        }
     }
+}
+
+int mcp_exchange_fd(const mcp_exchange_t *x)
+{
+    short events;
+
+    return x->state == MCP_X_STORE ? mcp_far_put_fd(x->put, &events) : mcp_backend_fd(x->backend);
+}
+
+void mcp_exchange_store(mcp_exchange_t *x)
+{
+    if (x->q->looked_up) {
+        x->put = mcp_far_put_start(x->r, &x->q->key, x->target.worker);
+    }
+}
+
+/* Whoever learnt a session is done with what it was at. */
+static void enter_store(mcp_exchange_t *x)
+{
+    if (x->put && x->state != MCP_X_STORE) {
+        mcp_park_keep(x->park, x->bb);
+        x->after_store = x->state;
+        x->state = MCP_X_STORE;
+    }
+}
+
+static mcp_exchange_wait_e step_store(mcp_exchange_t *x)
+{
+    short events;
+
+    /* A step may give the descriptor away. */
+    if (x->watch.active) {
+        mcp_watch_stop(mcp_park_loop(x->park), &x->watch);
+    }
+    if (mcp_far_put_step(x->put) == APR_EAGAIN) {
+        mcp_far_put_fd(x->put, &events);
+        return events & POLLOUT ? MCP_X_WRITE : MCP_X_READ;
+    }
+    x->put = NULL;
+    x->state = x->after_store;
+    return MCP_X_READ;
 }
 
 static mcp_exchange_wait_e give_up_connect(mcp_exchange_t *x, apr_status_t rv)
@@ -302,7 +358,7 @@ static void pass_on(mcp_exchange_t *x, const char *buf, apr_size_t len)
  */
 apr_status_t mcp_exchange_write_out(mcp_exchange_t *x, int on_worker)
 {
-    if (on_worker && x->state == MCP_X_END && x->body.done) {
+    if (mcp_rescue_is_own(x) || (on_worker && x->state == MCP_X_END && x->body.done)) {
         return APR_SUCCESS;
     }
     if (x->failed || (!x->head_sent && x->holds_first && APR_BRIGADE_EMPTY(x->bb)
@@ -317,13 +373,23 @@ apr_status_t mcp_exchange_write_out(mcp_exchange_t *x, int on_worker)
     return APR_SUCCESS;
 }
 
+/*
+ * Bytes of a stream have gone out. What counts is the time since this thread could know of them: on
+ * the loop, since its round began. A client that does not take them is not the gateway's delay.
+ */
+static void note_event(mcp_exchange_t *x, int on_worker)
+{
+    apr_time_t since = on_worker ? x->last_in : mcp_loop_now(mcp_park_loop(x->park));
+
+    mcp_streams_note(x, since, mcp_clock_now());
+}
+
 static mcp_exchange_wait_e client_left(mcp_exchange_t *x, apr_status_t rv)
 {
     if (APR_STATUS_IS_TIMEUP(rv)) {
         mcp_exchange_drop_client(x);
     }
-    x->client_gone = 1;
-    x->state = MCP_X_END;
+    mcp_exchange_client_left(x, mcp_clock_now());
     mcp_exchange_drop_backend(x);
     return MCP_X_WORKER;
 }
@@ -369,6 +435,10 @@ static mcp_exchange_wait_e step_body(mcp_exchange_t *x, int on_worker, char *buf
             body_ended(x, rv);
         }
     }
+    if (x->put) {
+        enter_store(x);
+        return MCP_X_READ;
+    }
     rv = x->client_gone ? APR_SUCCESS : mcp_exchange_write_out(x, on_worker);
     if (rv != APR_SUCCESS) {
         return client_left(x, rv);
@@ -376,6 +446,9 @@ static mcp_exchange_wait_e step_body(mcp_exchange_t *x, int on_worker, char *buf
     if (x->state == MCP_X_BODY && mcp_park_has_pending(x->park)) {
         mcp_exchange_block(x);
         return MCP_X_CLIENT;
+    }
+    if (x->is_stream && x->head_sent && x->state == MCP_X_BODY) {
+        note_event(x, on_worker);
     }
     return MCP_X_READ;
 }
@@ -423,9 +496,23 @@ mcp_exchange_wait_e mcp_exchange_advance(mcp_exchange_t *x, int on_worker, char 
                 return MCP_X_WORKER;
             }
             mcp_answer_head(x);
+            enter_store(x);
+            break;
+        case MCP_X_STORE:
+            wait = step_store(x);
             break;
         case MCP_X_BODY:
             wait = step_body(x, on_worker, buf, size);
+            break;
+        case MCP_X_TURN:
+            mcp_single_look_again(x);
+            wait = MCP_X_LATER;
+            break;
+        case MCP_X_WAIT:
+            if (on_worker) {
+                mcp_rescue_look_again(x);
+            }
+            wait = MCP_X_LATER;
             break;
         case MCP_X_END:
             return MCP_X_WORKER;

@@ -13,6 +13,9 @@
 #include "mcp_clock.h"
 #include "mcp_httpd_error.h"
 #include "mcp_httpd_request.h"
+#include "mcp_proxy_far.h"
+#include "mcp_proxy_idmap.h"
+#include "mcp_proxy_rescue.h"
 
 #define PORT_TEXT 32
 #define RETRY_AFTER_FULL "5"
@@ -25,6 +28,12 @@ static int accepts_streams(request_rec *r)
     return accept && (ap_strcasestr(accept, "text/event-stream") || ap_strcasestr(accept, "*/*"));
 }
 
+/* For start(): said where the exchange ends, and not the member's fault. */
+static int not_this_session(request_rec *r)
+{
+    return mcp_error_set(r, HTTP_NOT_FOUND, 0, "Session not found", NULL);
+}
+
 /* The header lines that mod_proxy makes, in one piece, with the length of the body added. */
 static int build_request(mcp_exchange_t *x, apr_uri_t *uri, char *url, char *port)
 {
@@ -32,26 +41,38 @@ static int build_request(mcp_exchange_t *x, apr_uri_t *uri, char *url, char *por
     mcp_request_t *request = mcp_request_get(r);
     apr_bucket_brigade *bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
     char *old_length = NULL, *old_coding = NULL;
-    int status = ap_proxy_create_hdrbrgd(r->pool, bb, r, x->target.resolved, x->target.worker,
-                                         x->conf, uri, url, port, &old_length, &old_coding);
+    apr_table_t *fields = r->headers_in;
+    mcp_span_t body = { request->body, request->length };
+    const char *method = r->method;
     const char *last;
     apr_size_t len;
     char *head;
+    int status;
 
+    r->headers_in = mcp_idmap_request_fields(r, x->target.worker);
+    if (!r->headers_in) {
+        r->headers_in = fields;
+        return not_this_session(r);
+    }
+    mcp_rescue_dress(x, &body);
+    status = ap_proxy_create_hdrbrgd(r->pool, bb, r, x->target.resolved, x->target.worker, x->conf,
+                                     uri, url, port, &old_length, &old_coding);
+    r->headers_in = fields;
+    r->method = method;
     if (status != OK) {
         return status;
     }
     /* No apr_brigade_printf(): it takes 8 KB from the connection, which would keep them. */
     last = old_length || old_coding
-        ? apr_psprintf(r->pool, "Content-Length: %" APR_SIZE_T_FMT CRLF CRLF, request->length)
+        ? apr_psprintf(r->pool, "Content-Length: %" APR_SIZE_T_FMT CRLF CRLF, body.len)
         : CRLF;
     APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_immortal_create(last, strlen(last), bb->bucket_alloc));
     apr_brigade_pflatten(bb, &head, &len, r->pool);
     apr_brigade_destroy(bb);
     mcp_request_take(r);
     x->request[0] = (struct iovec){ head, len };
-    x->request[1] = (struct iovec){ request->body, request->length };
-    x->request_bytes = len + request->length;
+    x->request[1] = (struct iovec){ (char *)body.p, body.len };
+    x->request_bytes = len + body.len;
     return OK;
 }
 
@@ -67,6 +88,10 @@ static void count_out(mcp_exchange_t *x)
 {
     mcp_shared_load_add(mcp_proxy_shared(), mcp_proxy_row(), x->member, -1);
     x->member = -1;
+}
+
+static void count_stream_out(mcp_exchange_t *x)
+{
     if (x->counted) {
         mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS, -1);
         x->counted = 0;
@@ -108,19 +133,24 @@ static int resolve(mcp_exchange_t *x, apr_uri_t *uri, char **url, char *port)
     return status;
 }
 
-/* Towards x->target.worker, from x->url: an idle connection, or the start of a new one. */
-static int start(mcp_exchange_t *x)
+int mcp_exchange_start(mcp_exchange_t *x)
 {
     request_rec *r = x->r;
     proxy_worker *worker = x->target.worker;
     apr_uri_t *uri = apr_pcalloc(r->pool, sizeof(*uri));
-    char *url = x->url;
+    char *url = (char *)mcp_idmap_request_url(r, worker, x->url);
     char port[PORT_TEXT];
-    int is_ssl = strncasecmp(url, "https:", 6) == 0;
+    int is_ssl = strncasecmp(x->url, "https:", 6) == 0;
     int status;
 
-    x->failed = x->timed_out = x->was_sent = x->send_failed = x->heads = 0;
+    if (!url) {
+        return not_this_session(r);
+    }
+    x->failed = x->timed_out = x->broken = x->was_sent = x->send_failed = x->heads = 0;
+    x->session_gone = x->leftover = 0;
     x->raw_len = 0;
+    memset(&x->head, 0, sizeof(x->head));
+    memset(&x->body, 0, sizeof(x->body));
     x->started = mcp_clock_now();
     x->target.resolved = mcp_backend_conn_rec(r->pool, worker, is_ssl);
     status = resolve(x, uri, &url, port);
@@ -150,6 +180,7 @@ static mcp_exchange_t *make_exchange(request_rec *r, proxy_worker *worker, proxy
                                      char *url)
 {
     mcp_exchange_t *x = apr_pcalloc(r->pool, sizeof(*x));
+    const mcp_request_t *request = mcp_request_get(r);
 
     x->r = r;
     x->q = mcp_proxy_request(r);
@@ -160,6 +191,8 @@ static mcp_exchange_t *make_exchange(request_rec *r, proxy_worker *worker, proxy
     x->target.worker = worker;
     x->target.conf = conf;
     x->expects_stream = r->method_number == M_GET && accepts_streams(r);
+    x->is_listen = request->rpc && request->rpc->method
+        && strcmp(request->rpc->method, "subscriptions/listen") == 0;
     x->bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
     x->park = mcp_park_create(r);
     return x;
@@ -182,8 +215,7 @@ static int refuse_full(request_rec *r)
 
 static int session_not_found(request_rec *r)
 {
-    mcp_error_set(r, HTTP_NOT_FOUND, 0, "Session not found", NULL);
-    return mcp_error_send(r, HTTP_NOT_FOUND);
+    return mcp_error_send(r, not_this_session(r));
 }
 
 int mcp_proxy_handler(request_rec *r, proxy_worker *worker, proxy_server_conf *conf, char *url,
@@ -196,34 +228,40 @@ int mcp_proxy_handler(request_rec *r, proxy_worker *worker, proxy_server_conf *c
         || (strncasecmp(url, "http:", 5) != 0 && strncasecmp(url, "https:", 6) != 0)) {
         return DECLINED;
     }
-    status = mcp_proxy_admit(r, 0);
-    if (status != OK) {
-        return status;
-    }
     if (is_full(r)) {
         return refuse_full(r);
     }
     x = make_exchange(r, worker, conf, url);
-    if (!x->q->scope
-        && mcp_proxy_look_up(r, x->q, x->q->balancer ? x->q->balancer->s->name
-                                                     : worker->s->name_ex) == APR_EACCES) {
-        return session_not_found(r);
-    }
-    if (!x->q->balancer && !PROXY_WORKER_IS_USABLE(worker)
+    /* Where a session is known there is nowhere else to ask. */
+    if (!x->q->balancer && !x->q->session_known && !PROXY_WORKER_IS_USABLE(worker)
         && retry_worker("MCP", worker, r->server) != OK) {
         return HTTP_SERVICE_UNAVAILABLE;
     }
-    status = start(x);
-    return status == OK ? mcp_exchange_run(x) : status;
+    status = mcp_single_ask(x);
+    if (status != OK) {
+        return mcp_error_send(r, status);
+    }
+    if (x->q->is_out) {
+        mcp_rescue_open(x);
+        return mcp_exchange_run(x);
+    }
+    status = mcp_exchange_start(x);
+    if (status != OK) {
+        return status;
+    }
+    mcp_single_begin(x);
+    return mcp_exchange_run(x);
 }
 
 /* ---- the end ---- */
 
-static void mark_member(proxy_worker *worker)
+void mcp_exchange_mark_member(mcp_exchange_t *x)
 {
-    if (!(worker->s->status & PROXY_WORKER_IGNORE_ERRORS)) {
-        worker->s->status |= PROXY_WORKER_IN_ERROR;
-        worker->s->error_time = apr_time_now();
+    proxy_worker_shared *s = x->target.worker->s;
+
+    if (!(s->status & PROXY_WORKER_IGNORE_ERRORS)) {
+        s->status |= PROXY_WORKER_IN_ERROR;
+        s->error_time = apr_time_now();
     }
 }
 
@@ -279,7 +317,7 @@ static void give_back(mcp_exchange_t *x)
         mcp_backend_release(x->backend, keep_for(x));
     }
     else {
-        mcp_backend_close(x->backend);
+        mcp_exchange_drop_backend(x);
     }
     x->backend = NULL;
 }
@@ -292,6 +330,15 @@ static void update_statistics(mcp_exchange_t *x)
         s->transferred += (apr_off_t)x->request_bytes;
     }
     s->read += x->bytes_in;
+}
+
+void mcp_exchange_let_go(mcp_exchange_t *x)
+{
+    give_back(x);
+    count_out(x);
+    update_statistics(x);
+    x->request_bytes = 0;
+    x->bytes_in = 0;
 }
 
 /* As proxy_handler does after a scheme handler that answers at once. */
@@ -334,16 +381,19 @@ static int try_another(mcp_exchange_t *x, int status)
         ap_proxy_initialize_worker(worker, x->r->server, x->conf->pool);
         x->target.worker = worker;
         x->url = url;
-        status = start(x);
+        status = mcp_exchange_start(x);
         if (status == OK) {
             return mcp_exchange_run(x);
         }
-        mark_member(worker);
+        if (status == HTTP_NOT_FOUND) {
+            return status;
+        }
+        mcp_exchange_mark_member(x);
     }
     return status;
 }
 
-/* This child goes, or has all the streams that it may have: nobody's fault. */
+/* This child goes, or there are all the streams that there may be: nobody's fault. */
 static int refuse_late(mcp_exchange_t *x)
 {
     request_rec *r = x->r;
@@ -353,6 +403,9 @@ static int refuse_late(mcp_exchange_t *x)
     }
     if (x->is_full) {
         return refuse_full(r);
+    }
+    if (x->is_second) {
+        return mcp_error_send(r, HTTP_CONFLICT);
     }
     apr_table_setn(r->err_headers_out, "Retry-After", RETRY_AFTER_RESTART);
     mcp_error_set(r, HTTP_SERVICE_UNAVAILABLE, 0, "The gateway is restarting", NULL);
@@ -369,11 +422,17 @@ static int fail(mcp_exchange_t *x)
     if (x->timed_out) {
         apr_table_setn(r->notes, "proxy_timedout", "1");
     }
-    if (x->draining || x->is_full) {
+    if (x->draining || x->is_full || x->is_second) {
         return refuse_late(x);
     }
+    if (x->session_lost) {
+        if (x->left) {
+            post_request(x, status);
+        }
+        return session_not_found(r);
+    }
     if (status == HTTP_SERVICE_UNAVAILABLE) {
-        mark_member(x->target.worker);
+        mcp_exchange_mark_member(x);
         if (x->q->session_known) {
             /* The entry stays: the member may come back and still have the session. */
             mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_SESSIONS_LOST, 1);
@@ -401,16 +460,25 @@ int mcp_exchange_finish(mcp_exchange_t *x)
     if (x->broken && !x->head_sent && !x->failed) {
         x->failed = HTTP_BAD_GATEWAY;
     }
-    give_back(x);
-    count_out(x);
-    update_statistics(x);
+    if (x->put) {
+        mcp_far_put_end(x->put);
+        x->put = NULL;
+    }
+    mcp_exchange_let_go(x);
+    count_stream_out(x);
     if (x->learnt_endpoint && !x->broken) {
         mcp_proxy_forget(x->q);
     }
     if (was_stream && (x->broken || x->failed)) {
         mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAM_ERRORS, 1);
     }
+    if (was_stream) {
+        mcp_streams_close(x);
+        mcp_shared_time_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAM_TIME,
+                            mcp_clock_now() - x->opened);
+    }
     if (x->client_gone) {
+        x->q->abandoned = !x->head_sent;
         x->r->connection->aborted = 1;
         apr_brigade_cleanup(x->bb);
     }

@@ -110,9 +110,18 @@ void mcp_session_table_set_ttl(mcp_session_table_t *table, apr_interval_time_t t
 apr_status_t mcp_session_find(mcp_session_table_t *table, const mcp_session_key_t *key,
                               apr_time_t now, apr_uint64_t *member)
 {
+    int due;
+
+    return mcp_session_use(table, key, now, 0, member, &due);
+}
+
+apr_status_t mcp_session_use(mcp_session_table_t *table, const mcp_session_key_t *key,
+                             apr_time_t now, apr_time_t since, apr_uint64_t *member, int *due)
+{
     apr_status_t rv = APR_SUCCESS;
     apr_uint32_t i;
 
+    *due = 0;
     lock(table);
     advance(table, now);
     i = find_current(table, key->id);
@@ -121,11 +130,27 @@ apr_status_t mcp_session_find(mcp_session_table_t *table, const mcp_session_key_
     } else if (!is_owner(table, i, key)) {
         rv = APR_EACCES;
     } else {
-        *member = mcp_session_entry(table, i)->member;
+        mcp_session_entry_t *entry = mcp_session_entry(table, i);
+
+        *member = entry->member;
         touch(table, i);
+        *due = entry->told < since;
+        entry->told = *due ? now : entry->told;
     }
     unlock(table);
     return rv;
+}
+
+void mcp_session_told(mcp_session_table_t *table, const mcp_session_key_t *key, apr_time_t when)
+{
+    apr_uint32_t i;
+
+    lock(table);
+    i = mcp_session_lookup(table, key->id);
+    if (i && is_owner(table, i, key)) {
+        mcp_session_entry(table, i)->told = when;
+    }
+    unlock(table);
 }
 
 static unsigned drop_expired(mcp_session_table_t *table, unsigned most)
@@ -167,6 +192,7 @@ static apr_status_t add_entry(mcp_session_table_t *table, const mcp_session_key_
     __atomic_store_n(&entry->member, member, __ATOMIC_RELAXED);
     entry->used = table->now;
     entry->until = 0;
+    entry->told = 0;
     mcp_session_add(table, i);
     return APR_SUCCESS;
 }
@@ -187,6 +213,7 @@ apr_status_t mcp_session_learn(mcp_session_table_t *table, const mcp_session_key
     }
     if (i) {
         __atomic_store_n(&mcp_session_entry(table, i)->member, member, __ATOMIC_RELAXED);
+        mcp_session_entry(table, i)->told = 0;
         touch(table, i);
     } else {
         rv = add_entry(table, key, member);
@@ -241,19 +268,38 @@ unsigned mcp_session_sweep(mcp_session_table_t *table, apr_time_t now, unsigned 
 }
 
 /* Without the lock, which nobody should have to wait for because of this. */
-unsigned mcp_session_count(mcp_session_table_t *table, apr_uint64_t member, unsigned *of_member)
+void mcp_session_each(mcp_session_table_t *table, void (*fn)(void *baton, apr_uint64_t member),
+                      void *baton)
 {
-    unsigned count = 0, at_member = 0;
     apr_uint32_t i;
 
     for (i = 1; i <= table->room; i++) {
         mcp_session_entry_t *entry = mcp_session_entry(table, i);
 
         if (__atomic_load_n(&entry->live, __ATOMIC_RELAXED)) {
-            count++;
-            at_member += __atomic_load_n(&entry->member, __ATOMIC_RELAXED) == member;
+            fn(baton, __atomic_load_n(&entry->member, __ATOMIC_RELAXED));
         }
     }
-    *of_member = at_member;
-    return count;
+}
+
+typedef struct count_t {
+    apr_uint64_t member;
+    unsigned all, of_member;
+} count_t;
+
+static void count_one(void *baton, apr_uint64_t member)
+{
+    count_t *count = baton;
+
+    count->all++;
+    count->of_member += count->member == member;
+}
+
+unsigned mcp_session_count(mcp_session_table_t *table, apr_uint64_t member, unsigned *of_member)
+{
+    count_t count = { member, 0, 0 };
+
+    mcp_session_each(table, count_one, &count);
+    *of_member = count.of_member;
+    return count.all;
 }

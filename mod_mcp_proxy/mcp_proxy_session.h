@@ -45,10 +45,21 @@ apr_status_t mcp_session_find(mcp_session_table_t *table, const mcp_session_key_
                               apr_time_t now, apr_uint64_t *member);
 
 /**
+ * The same, where the table is the cache of a store that others read.
+ * @param since what the store was told before this has to be told again
+ * @param due out: whether the caller is to tell it now; nobody else will be asked to meanwhile
+ */
+apr_status_t mcp_session_use(mcp_session_table_t *table, const mcp_session_key_t *key,
+                             apr_time_t now, apr_time_t since, apr_uint64_t *member, int *due);
+
+/** The store has been told of a session at @a when; 0: it has not, and is to be, at the next use. */
+void mcp_session_told(mcp_session_table_t *table, const mcp_session_key_t *key, apr_time_t when);
+
+/**
  * Learn a session, or move it to another member. A full table first drops what is out of time, then
  * the least recently used entry without an open stream of the identity that holds most entries
  * (of the next ones, if that one's entries all have streams). An id that another identity had
- * becomes this one's: the backend has given it out anew.
+ * becomes this one's: the backend has given it out anew. No store has been told of it yet.
  * @return APR_ENOSPC if every entry has an open stream
  */
 apr_status_t mcp_session_learn(mcp_session_table_t *table, const mcp_session_key_t *key,
@@ -66,6 +77,12 @@ void mcp_session_hold(mcp_session_table_t *table, const mcp_session_key_t *key, 
 
 /** Drop what is out of time, looking at no more than @a most entries. Returns how many went. */
 unsigned mcp_session_sweep(mcp_session_table_t *table, apr_time_t now, unsigned most);
+
+/**
+ * Call @a fn with the member of each entry. Otherwise as mcp_session_count().
+ */
+void mcp_session_each(mcp_session_table_t *table, void (*fn)(void *baton, apr_uint64_t member),
+                      void *baton);
 
 /**
  * How many entries there are, and how many of them at @a member. For metrics: walks the table,

@@ -29,6 +29,7 @@ typedef struct mcp_session_entry_t {
     apr_uint64_t member;
     apr_time_t used;
     apr_time_t until;            /* held; 0 if idle */
+    apr_time_t told;             /* when a store that others read was last told of it; 0: never */
     apr_uint32_t live;
     apr_uint32_t chain;          /* of the bucket, or of the free ones */
     apr_uint32_t identity;

@@ -7,10 +7,13 @@
 #include "mcp_proxy_exchange.h"
 
 #include "mcp_clock.h"
+#include "mcp_proxy_far.h"
+#include "mcp_proxy_rescue.h"
 
 #define SESSION_HOLD apr_time_from_sec(90)
-#define SESSION_RENEW apr_time_from_sec(30)
 #define HEARTBEAT ":\n\n"
+/* A client that is there acknowledges what it gets within a round trip, lost packets apart. */
+#define DOUBT apr_time_from_sec(3)
 
 static apr_interval_time_t response_timeout(const mcp_exchange_t *x)
 {
@@ -64,10 +67,16 @@ static apr_time_t earlier(apr_time_t a, apr_time_t b)
     return a < b ? a : b;
 }
 
+/* 0: none. A stream that is rescued has its head, too, while it waits for another. */
+static apr_interval_time_t heartbeat_of(const mcp_exchange_t *x)
+{
+    return x->is_stream && x->head_sent ? mcp_exchange_conf(x, MCP_PROXY_HEARTBEAT) : 0;
+}
+
 /* When a child that is to go ends this, should the exchange not have ended before. */
 static apr_time_t drain_time(const mcp_exchange_t *x)
 {
-    return may_write_between(x) ? x->drain_at : x->drain_until;
+    return may_write_between(x) && !x->blocked_since ? x->drain_at : x->drain_until;
 }
 
 static apr_time_t deadline_of_state(const mcp_exchange_t *x);
@@ -75,14 +84,15 @@ static apr_time_t deadline_of_state(const mcp_exchange_t *x);
 /* When something has to be looked at, should nothing happen before. */
 apr_time_t mcp_exchange_deadline(const mcp_exchange_t *x)
 {
-    apr_time_t when = deadline_of_state(x);
+    apr_time_t when = deadline_of_state(x), rescue = mcp_rescue_deadline(x);
 
+    when = x->doubted_since ? earlier(when, x->doubted_since + DOUBT) : when;
+    when = rescue ? earlier(when, rescue) : when;
     return x->drain_at ? earlier(when, drain_time(x)) : when;
 }
 
 static apr_time_t deadline_of_state(const mcp_exchange_t *x)
 {
-    apr_interval_time_t heartbeat;
     apr_time_t when;
 
     switch (x->state) {
@@ -91,7 +101,14 @@ static apr_time_t deadline_of_state(const mcp_exchange_t *x)
         return x->started + mcp_exchange_connect_timeout(x);
     case MCP_X_SEND:
     case MCP_X_HEAD:
-        return x->started + response_timeout(x);
+        when = x->started + response_timeout(x);
+        return heartbeat_of(x) ? earlier(when, x->last_out + heartbeat_of(x)) : when;
+    case MCP_X_TURN:
+        return x->started + mcp_exchange_connect_timeout(x);
+    case MCP_X_STORE:
+        return mcp_far_put_deadline(x->put);
+    case MCP_X_WAIT:
+        return mcp_rescue_deadline(x);
     default:
         break;
     }
@@ -102,12 +119,11 @@ static apr_time_t deadline_of_state(const mcp_exchange_t *x)
     if (!x->head_sent && x->holds_first) {
         when = earlier(when, x->hold_until);
     }
-    heartbeat = x->is_stream ? mcp_exchange_conf(x, MCP_PROXY_HEARTBEAT) : 0;
-    if (heartbeat) {
-        when = earlier(when, x->last_out + heartbeat);
+    if (heartbeat_of(x)) {
+        when = earlier(when, x->last_out + heartbeat_of(x));
     }
-    if (x->is_standing && x->q->looked_up) {
-        when = earlier(when, x->session_held + SESSION_RENEW);
+    if (x->is_standing && x->q->session_known) {
+        when = earlier(when, x->session_held + mcp_far_renew_every());
     }
     return when;
 }
@@ -147,8 +163,7 @@ void mcp_exchange_drop_client(mcp_exchange_t *x)
 {
     ap_log_rerror(APLOG_MARK, APLOG_INFO, APR_TIMEUP, x->r, MCP_LOGNO(2041)
                   "the client took nothing for MCPProxyWriteTimeout: dropped");
-    x->client_gone = 1;
-    x->state = MCP_X_END;
+    mcp_exchange_client_left(x, mcp_clock_now());
 }
 
 static void beat(mcp_exchange_t *x, apr_time_t now)
@@ -160,18 +175,61 @@ static void beat(mcp_exchange_t *x, apr_time_t now)
         APR_BRIGADE_INSERT_TAIL(x->bb, apr_bucket_immortal_create(HEARTBEAT, strlen(HEARTBEAT),
                                                                   list));
         if (mcp_park_write(x->park, x->bb) != APR_SUCCESS) {
-            x->client_gone = 1;
-            x->state = MCP_X_END;
+            mcp_exchange_client_left(x, now);
         }
     }
 }
 
+/* What is written to a client that is there is acknowledged soon. */
+apr_time_t mcp_exchange_doubt_client(mcp_exchange_t *x)
+{
+    apr_time_t now = mcp_clock_now();
+
+    x->doubted_since = now;
+    if (!x->blocked_since) {
+        beat(x, now);
+    }
+    return x->state == MCP_X_END ? now : mcp_exchange_deadline(x);
+}
+
+/* Nothing that is under way, in the middle of an event say, leaves it as it is. */
+static int has_fallen_silent(mcp_exchange_t *x, apr_time_t now)
+{
+    apr_time_t since = x->doubted_since;
+
+    if (!since || now < since + DOUBT) {
+        return 0;
+    }
+    x->doubted_since = 0;
+    if (mcp_park_unacknowledged(x->park) == 0 || mcp_park_silence(x->park) < now - since) {
+        return 0;
+    }
+    ap_log_rerror(APLOG_MARK, APLOG_INFO, APR_TIMEUP, x->r, MCP_LOGNO(2049)
+                  "the client does not acknowledge anything, and its session has come back "
+                  "elsewhere: dropped");
+    mcp_exchange_client_left(x, now);
+    return 1;
+}
+
 void mcp_exchange_hold_session(mcp_exchange_t *x, apr_time_t now)
 {
+    apr_uint64_t member;
+
     x->session_held = now;
     if (x->q->looked_up) {
+        mcp_far_use(&x->q->key, NULL, x->target.worker, &member);
         mcp_session_hold(mcp_proxy_sessions(), &x->q->key, now + SESSION_HOLD);
     }
+    mcp_rescue_hold(x->q, SESSION_HOLD);
+}
+
+void mcp_exchange_close_stream(mcp_exchange_t *x)
+{
+    x->closed_here = x->is_standing && may_write_between(x) && !x->blocked_since;
+    x->broken = !x->closed_here;
+    /* It does not take what is kept for it, and would be waited for. */
+    x->client_gone = x->blocked_since != 0;
+    x->state = MCP_X_END;
 }
 
 /*
@@ -188,8 +246,7 @@ static int has_drained(mcp_exchange_t *x, apr_time_t now)
         mcp_exchange_fail(x, HTTP_SERVICE_UNAVAILABLE);
     }
     else {
-        x->broken = !may_write_between(x) || !x->is_standing;
-        x->state = MCP_X_END;
+        mcp_exchange_close_stream(x);
     }
     return 1;
 }
@@ -200,6 +257,10 @@ void mcp_exchange_look_at_clock(mcp_exchange_t *x)
     apr_time_t now = mcp_clock_now();
 
     if (has_drained(x, now)) {
+        return;
+    }
+    if (mcp_rescue_deadline(x) && now >= mcp_rescue_deadline(x)) {
+        mcp_exchange_fail(x, HTTP_GATEWAY_TIME_OUT);
         return;
     }
     switch (x->state) {
@@ -214,10 +275,16 @@ void mcp_exchange_look_at_clock(mcp_exchange_t *x)
         if (now >= x->started + response_timeout(x)) {
             mcp_exchange_time_out(x, HTTP_GATEWAY_TIME_OUT, silence_name(x, x->expects_stream));
         }
+        else if (heartbeat_of(x) && now >= x->last_out + heartbeat_of(x)) {
+            beat(x, now);
+        }
         return;
     case MCP_X_BODY:
         break;
     default:
+        return;
+    }
+    if (has_fallen_silent(x, now)) {
         return;
     }
     if (x->blocked_since) {
@@ -233,19 +300,17 @@ void mcp_exchange_look_at_clock(mcp_exchange_t *x)
     }
     if (!x->head_sent && x->holds_first && now >= x->hold_until
         && mcp_exchange_write_out(x, 0) != APR_SUCCESS) {
-        x->client_gone = 1;
-        x->state = MCP_X_END;
+        mcp_exchange_client_left(x, now);
         return;
     }
     if (now >= x->last_in + stream_timeout(x)) {
         mcp_exchange_time_out(x, HTTP_GATEWAY_TIME_OUT, silence_name(x, x->is_stream));
         return;
     }
-    if (x->is_standing && now >= x->session_held + SESSION_RENEW) {
+    if (x->is_standing && now >= x->session_held + mcp_far_renew_every()) {
         mcp_exchange_hold_session(x, now);
     }
-    if (x->is_stream && mcp_exchange_conf(x, MCP_PROXY_HEARTBEAT)
-        && now >= x->last_out + mcp_exchange_conf(x, MCP_PROXY_HEARTBEAT)) {
+    if (heartbeat_of(x) && now >= x->last_out + heartbeat_of(x)) {
         beat(x, now);
     }
 }

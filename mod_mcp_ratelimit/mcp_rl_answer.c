@@ -79,6 +79,15 @@ static apr_int64_t capacity(const mcp_rl_rule_t *rule)
     return rule->kind == MCP_RL_BUCKET ? rule->burst : rule->amount;
 }
 
+/* Every answer has such numbers; printf() would take most of the time of making them. */
+static const char *decimal(apr_pool_t *p, apr_int64_t number)
+{
+    char *text = apr_palloc(p, MCP_VALUE_DECIMAL);
+
+    mcp_value_decimal(text, number);
+    return text;
+}
+
 static void set(mcp_rl_request_t *q, const char *name, const char *value)
 {
     apr_pool_t *p = q->r->pool;
@@ -100,51 +109,68 @@ void mcp_rl_tell(mcp_rl_request_t *q, const mcp_rl_ask_t *ask, const mcp_rl_verd
 
     switch (mcp_conf_number(mcp_rl_dir(q->r)->values, MCP_RL_HEADERS)) {
     case MCP_RL_HEADERS_X:
-        set(q, "X-RateLimit-Limit", apr_psprintf(p, "%" APR_INT64_T_FMT, capacity(rule)));
-        set(q, "X-RateLimit-Remaining", apr_psprintf(p, "%" APR_INT64_T_FMT, remaining));
-        set(q, "X-RateLimit-Reset", apr_psprintf(p, "%" APR_INT64_T_FMT, reset));
+        set(q, "X-RateLimit-Limit", decimal(p, capacity(rule)));
+        set(q, "X-RateLimit-Remaining", decimal(p, remaining));
+        set(q, "X-RateLimit-Reset", decimal(p, reset));
         break;
     case MCP_RL_HEADERS_DRAFT:
-        set(q, "RateLimit", apr_psprintf(p, "\"%s\";r=%" APR_INT64_T_FMT ";t=%" APR_INT64_T_FMT,
-                                         name, remaining, reset));
+        set(q, "RateLimit", apr_pstrcat(p, "\"", name, "\";r=", decimal(p, remaining), ";t=",
+                                        decimal(p, reset), NULL));
         set(q, "RateLimit-Policy", rule->kind == MCP_RL_SLOTS
-            ? apr_psprintf(p, "\"%s\";q=%" APR_INT64_T_FMT, name, rule->amount)
-            : apr_psprintf(p, "\"%s\";q=%" APR_INT64_T_FMT ";w=%" APR_INT64_T_FMT, name,
-                           rule->amount, seconds(rule->period)));
+            ? apr_pstrcat(p, "\"", name, "\";q=", decimal(p, rule->amount), NULL)
+            : apr_pstrcat(p, "\"", name, "\";q=", decimal(p, rule->amount), ";w=",
+                          decimal(p, seconds(rule->period)), NULL));
         break;
     default:
         break;
     }
 }
 
+/* A batch that is larger than a limit can ever be: no time is long enough. */
+static int never_passes(const mcp_rl_ask_t *ask)
+{
+    return ask->rule->kind != MCP_RL_SLOTS && ask->cost > capacity(ask->rule);
+}
+
+/* Which refusal to tell: of what never passes, else the one to wait for longest. */
+static int to_tell(const mcp_rl_ask_t *asks, const mcp_rl_outcome_t *outcome)
+{
+    int i;
+
+    for (i = 0; i < outcome->count; i++) {
+        if (!outcome->verdicts[i].allowed && never_passes(&asks[i])) {
+            return i;
+        }
+    }
+    return outcome->refused_by;
+}
+
 int mcp_rl_refuse(mcp_rl_request_t *q, const mcp_rl_ask_t *asks, const mcp_rl_outcome_t *outcome)
 {
     request_rec *r = q->r;
-    const mcp_rl_ask_t *ask = &asks[outcome->refused_by];
-    const mcp_rl_verdict_t *verdict = &outcome->verdicts[outcome->refused_by];
-    const char *name = mcp_rl_limit_name(ask->rule->limit);
-    apr_int64_t wait = seconds(verdict->wait);
-    const char *message;
+    apr_pool_t *p = r->pool;
+    int which = to_tell(asks, outcome);
+    const mcp_rl_ask_t *ask = &asks[which];
+    const mcp_rl_verdict_t *verdict = &outcome->verdicts[which];
+    const char *name = mcp_rl_limit_name(ask->rule->limit), *wait = "null", *message;
 
-    wait = wait < 1 ? 1 : wait;
     mcp_rl_count(mcp_rl_process->store.counters, ask->rule->limit, MCP_RL_REFUSED);
     apr_table_setn(r->subprocess_env, "MCP_LIMIT", name);
     mcp_rl_tell(q, ask, verdict);
-    apr_table_setn(r->err_headers_out, "Retry-After",
-                   apr_psprintf(r->pool, "%" APR_INT64_T_FMT, wait));
-    if (ask->rule->kind != MCP_RL_SLOTS && ask->cost > capacity(ask->rule)) {
-        message = apr_psprintf(r->pool, "Too many requests: a batch of %" APR_INT64_T_FMT
-                               " never passes a limit of %" APR_INT64_T_FMT " (%s)", ask->cost,
-                               capacity(ask->rule), name);
+    if (never_passes(ask)) {
+        message = apr_pstrcat(p, "Too many requests: a batch of ", decimal(p, ask->cost),
+                              " never passes a limit of ", decimal(p, capacity(ask->rule)), " (",
+                              name, "), so split it", NULL);
     }
     else {
-        message = apr_psprintf(r->pool, "Too many requests (%s): retry in %" APR_INT64_T_FMT " s",
-                               name, wait);
+        wait = decimal(p, verdict->wait > APR_USEC_PER_SEC ? seconds(verdict->wait) : 1);
+        apr_table_setn(r->err_headers_out, "Retry-After", wait);
+        message = apr_pstrcat(p, "Too many requests (", name, "): retry in ", wait, " s", NULL);
     }
     ap_log_rerror(APLOG_MARK, APLOG_DEBUG, 0, r, "refused by limit %s of %s", name, ask->key);
     mcp_error_set(r, HTTP_TOO_MANY, 0, message,
-                  apr_psprintf(r->pool, "{\"error\":\"too_many_requests\",\"limit\":\"%s\","
-                               "\"retryAfter\":%" APR_INT64_T_FMT "}", name, wait));
+                  apr_pstrcat(p, "{\"error\":\"too_many_requests\",\"limit\":\"", name,
+                              "\",\"retryAfter\":", wait, "}", NULL));
     return mcp_error_send(r, HTTP_TOO_MANY);
 }
 

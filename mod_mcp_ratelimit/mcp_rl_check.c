@@ -207,51 +207,83 @@ int mcp_rl_check_log(request_rec *r)
     return DECLINED;
 }
 
-static int is_json_type(const request_rec *r)
+/* There are servers that look for "json" somewhere in the type, and some that do not look at all. */
+static int may_be_message(const request_rec *r)
 {
     const char *type = apr_table_get(r->headers_in, "Content-Type");
 
-    return type && strncasecmp(type, "application/json", 16) == 0
-        && (!type[16] || strchr("; \t", type[16]));
+    return !type || strncasecmp(type, "application/json", 16) == 0 || ap_strcasestr(type, "json");
 }
 
 /* Whether somebody else could read another message, or another number of messages, out of it. */
 static int is_encoded(request_rec *r)
 {
     const char *type = apr_table_get(r->headers_in, "Content-Type");
-    const char *charset = type ? ap_strcasestr(type, "charset=") : NULL;
+    const char *options = type ? strpbrk(type, "; \t") : NULL;
+    const char *charset = options ? ap_strcasestr(options, "charset=") : NULL;
 
     return apr_table_get(r->headers_in, "Content-Encoding")
         || (charset && !ap_strcasestr(charset, "utf-8"));
 }
 
-/* What is JSON but no message, as the registration of an OAuth client, is none of our business. */
-static int is_message(request_rec *r)
+/* The first byte that says what a body is. Some readers skip a byte order mark, or take UTF-16. */
+static char first_sign(const mcp_request_t *request)
+{
+    static const char skipped[] = " \t\r\n\xef\xbb\xbf\xfe\xff"; /* and NUL */
+    apr_size_t i = 0;
+
+    while (i < request->length && memchr(skipped, request->body[i], sizeof(skipped))) {
+        i++;
+    }
+    return i < request->length ? request->body[i] : '\0';
+}
+
+/*
+ * Whether the message must be one that everybody reads alike. What is JSON but no message, as the
+ * registration of an OAuth client, is none of our business, nor is what looks like no JSON; but
+ * a batch that cannot be counted is, and where the method matters, an object that cannot be read.
+ */
+static int must_be_clear(request_rec *r, char sign, int decides_on_method)
 {
     const mcp_rpc_t *rpc = mcp_request_rpc(r);
 
-    return rpc->kind != MCP_RPC_INVALID || rpc->method;
+    if (is_encoded(r)) {
+        return 1;
+    }
+    if (rpc->kind == MCP_RPC_INVALID && !rpc->method) {
+        return sign == '['
+            || (decides_on_method && sign == '{' && rpc->error == MCP_RPC_EPARSE);
+    }
+    return decides_on_method;
 }
 
 /* Read the message, where a limit depends on it. */
 static int read_message(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t **rpc)
 {
     int decides_on_tools = dir->tools && dir->tools->nelts;
-    int decides_on_method = mcp_rl_rule(dir, MCP_RL_STREAMS) && is_json_type(r);
+    int decides_on_method = mcp_rl_rule(dir, MCP_RL_STREAMS) != NULL;
+    const mcp_request_t *request;
+    char sign;
     int status;
 
     *rpc = NULL;
-    if (r->method_number != M_POST || (!decides_on_tools && !is_json_type(r))) {
+    if (r->method_number != M_POST || (!decides_on_tools && !may_be_message(r))) {
         return OK;
     }
     status = mcp_request_read(r, MAX_BODY, BODY_TIMEOUT, 0);
     if (status != OK) {
         return status;
     }
-    if (!mcp_request_get(r)->length && !decides_on_tools) {
+    request = mcp_request_get(r);
+    if (!request->length && !decides_on_tools) {
         return OK;
     }
-    if (decides_on_tools || is_encoded(r) || (decides_on_method && is_message(r))) {
+    sign = first_sign(request);
+    /* One message costs 1, whatever it says. */
+    if (!decides_on_tools && !decides_on_method && sign == '{' && !is_encoded(r)) {
+        return OK;
+    }
+    if (decides_on_tools || must_be_clear(r, sign, decides_on_method)) {
         status = mcp_request_decidable(r);
     }
     *rpc = mcp_request_rpc(r);

@@ -360,16 +360,37 @@ static void fence(mcp_rl_keeper_t *keeper)
     pthread_mutex_unlock(&keeper->mutex);
 }
 
-/* A server that was restarted has no leases: do not find out only when they are due. */
+static int newest_stream(mcp_rl_keeper_t *keeper, work_t *work)
+{
+    mcp_rl_stream_t *stream;
+
+    pthread_mutex_lock(&keeper->mutex);
+    stream = keeper->streams;
+    if (stream) {
+        work_set(keeper, work, stream->row, stream->row->number);
+    }
+    pthread_mutex_unlock(&keeper->mutex);
+    return stream != NULL;
+}
+
+/*
+ * A server that was restarted, or flushed, or whose clock jumped, has no leases: do not find out
+ * only when they are due. One of them tells.
+ */
 static void heartbeat(mcp_rl_keeper_t *keeper, apr_time_t now)
 {
     mcp_rl_store_t *store = keeper->store;
-    mcp_rl_redis_lease_t none = { .key = "mcp_probe_lease", .member = "-" };
     apr_uint64_t server;
+    work_t work;
 
-    if (keeper->beat_at <= now && keeper->streams) {
+    if (keeper->beat_at <= now && newest_stream(keeper, &work)) {
+        mcp_rl_redis_lease_t lease = { .key = work.key, .member = work.member };
+
         keeper->beat_at = now + HEARTBEAT;
-        (void)mcp_rl_redis_renew(store->redis, &none, 1, now + BATCH_BUDGET);
+        if (mcp_rl_redis_renew(store->redis, &lease, 1, now + BATCH_BUDGET) == APR_SUCCESS
+            && !lease.held) {
+            keeper->renew_at = now;
+        }
     }
     server = __atomic_load_n(&store->redis->epoch->server, __ATOMIC_ACQUIRE);
     if (server != keeper->server) {

@@ -11,15 +11,20 @@
 #include <string.h>
 
 #include "mcp_rl_script.h"
+#include "mcp_value.h"
 
 #define ASK_ARGS 8
 #define FIXED_ARGS 3 /* floor, grace, nonce */
-#define NUMBER 24
+#define NUMBER MCP_VALUE_DECIMAL
 #define CHUNK 64
 
-void mcp_rl_redis_init(mcp_rl_redis_t *redis)
+void mcp_rl_redis_init(mcp_rl_redis_t *redis, apr_pool_t *p)
 {
-    mcp_redis_script_init(&redis->decide, mcp_rl_script_decide);
+    unsigned i;
+
+    for (i = 1; i < MCP_RL_SCRIPT_SETS; i++) {
+        mcp_redis_script_init(&redis->decide[i], mcp_rl_script_decide(i, p));
+    }
     mcp_redis_script_init(&redis->renew, mcp_rl_script_renew);
 }
 
@@ -43,8 +48,9 @@ static void add(call_t *call, const char *text)
 
 static void add_number(call_t *call, char *buf, apr_int64_t number)
 {
-    snprintf(buf, NUMBER, "%" APR_INT64_T_FMT, number);
-    add(call, buf);
+    call->argv[call->argc] = buf;
+    call->len[call->argc] = mcp_value_decimal(buf, number);
+    call->argc++;
 }
 
 static apr_uint64_t hash_of(const char *run_id)
@@ -87,10 +93,9 @@ static void prepare(mcp_redis_info_t *info)
     call_t *call = info->baton;
     apr_int64_t at = floor_for(call->redis->epoch, info);
 
-    snprintf(call->floor, NUMBER, "%" APR_INT64_T_FMT, at);
-    snprintf(call->grace, NUMBER, "%" APR_INT64_T_FMT, at ? at + call->redis->lease : 0);
-    call->len[call->floor_at] = strlen(call->floor);
-    call->len[call->floor_at + 1] = strlen(call->grace);
+    call->len[call->floor_at] = mcp_value_decimal(call->floor, at);
+    call->len[call->floor_at + 1] = mcp_value_decimal(call->grace,
+                                                      at ? at + call->redis->lease : 0);
 }
 
 static const char *mode_text(mcp_rl_mode_e mode)
@@ -107,15 +112,33 @@ static const char *mode_text(mcp_rl_mode_e mode)
     }
 }
 
-static void format_call(call_t *call, mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks, int count)
+/* Only what a sliding window logs needs a name. */
+static void add_nonce(call_t *call, unsigned set)
 {
+    size_t len;
+
+    call->nonce[0] = '\0';
+    if (set & mcp_rl_script_set(0, MCP_RL_SLIDING)) {
+        len = apr_cpystrn(call->nonce, call->redis->instance, sizeof(call->nonce) - NUMBER)
+            - call->nonce;
+        call->nonce[len++] = '-';
+        mcp_value_decimal(call->nonce + len, (apr_int64_t)__atomic_add_fetch(
+            &call->redis->calls, 1, __ATOMIC_RELAXED));
+    }
+    add(call, call->nonce);
+}
+
+/* @return the kinds of limits asked about */
+static unsigned format_call(call_t *call, mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks, int count)
+{
+    unsigned set = 0;
     int i;
 
     call->redis = redis;
     call->argc = 2;
-    snprintf(call->keys, NUMBER, "%d", count);
-    add(call, call->keys);
+    add_number(call, call->keys, count);
     for (i = 0; i < count; i++) {
+        set = mcp_rl_script_set(set, asks[i].rule->kind);
         add(call, asks[i].key);
     }
     call->floor_at = call->argc;
@@ -123,9 +146,7 @@ static void format_call(call_t *call, mcp_rl_redis_t *redis, const mcp_rl_ask_t 
     strcpy(call->grace, "0");
     add(call, call->floor);
     add(call, call->grace);
-    snprintf(call->nonce, sizeof(call->nonce), "%s-%" APR_UINT64_T_FMT, redis->instance,
-             __atomic_add_fetch(&redis->calls, 1, __ATOMIC_RELAXED));
-    add(call, call->nonce);
+    add_nonce(call, set);
     for (i = 0; i < count; i++) {
         const mcp_rl_rule_t *rule = asks[i].rule;
         int is_slot = rule->kind == MCP_RL_SLOTS;
@@ -141,6 +162,7 @@ static void format_call(call_t *call, mcp_rl_redis_t *redis, const mcp_rl_ask_t 
         add_number(call, call->numbers[i][5], rule->block);
         add(call, asks[i].member ? asks[i].member : "");
     }
+    return set;
 }
 
 /* The last two arguments, of the only ask. */
@@ -204,14 +226,14 @@ apr_status_t mcp_rl_redis_decide(mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks
                                  mcp_rl_loan_t *loan, mcp_redis_info_t *info)
 {
     call_t call;
-    mcp_redis_command_t command = { .expect = REDIS_REPLY_ARRAY, .script = &redis->decide };
+    mcp_redis_command_t command = { .expect = REDIS_REPLY_ARRAY };
     apr_status_t rv;
 
     memset(info, 0, sizeof(*info));
-    if (count > MCP_RL_MAX_ASKS) {
+    if (count < 1 || count > MCP_RL_MAX_ASKS) {
         return APR_EINVAL;
     }
-    format_call(&call, redis, asks, count);
+    command.script = &redis->decide[format_call(&call, redis, asks, count)];
     format_loan(&call, loan);
     command.argc = call.argc;
     command.argv = call.argv;

@@ -5,6 +5,7 @@
 #include "mcp_redis.h"
 #include "mcp_rl_purse.h"
 #include "mcp_rl_rule.h"
+#include "mcp_rl_script.h"
 
 /*
  * The limits as Redis keeps them: questions become one script call, its answer verdicts. The server's
@@ -24,14 +25,14 @@ typedef struct mcp_rl_redis_t {
     mcp_redis_t *client;
     mcp_rl_epoch_t *epoch;
     apr_interval_time_t lease;
-    mcp_redis_script_t decide;
+    mcp_redis_script_t decide[MCP_RL_SCRIPT_SETS]; /* by the set of kinds */
     mcp_redis_script_t renew;
     const char *instance;  /* text that tells this process from all others */
     apr_uint64_t calls;    /* atomic */
 } mcp_rl_redis_t;
 
-/** Fill in the scripts. */
-void mcp_rl_redis_init(mcp_rl_redis_t *redis);
+/** Fill in the scripts, whose texts are from @a p. */
+void mcp_rl_redis_init(mcp_rl_redis_t *redis, apr_pool_t *p);
 
 /**
  * Judge all @a asks together, by one round trip.

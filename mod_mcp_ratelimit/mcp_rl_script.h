@@ -2,6 +2,8 @@
 #ifndef MCP_RL_SCRIPT_H
 #define MCP_RL_SCRIPT_H
 
+#include "mcp_rl_rule.h"
+
 /*
  * The two scripts that run inside Redis. mcp_rl_script_decide: all limits of a request, judged
  * together and charged together or not at all.
@@ -22,7 +24,15 @@
  * mcp_rl_script_renew. ARGV: lease in milliseconds; then the member for each key. Answer: 1 or, if the
  * lease is gone, 0. It never adds a member.
  */
-extern const char mcp_rl_script_decide[];
 extern const char mcp_rl_script_renew[];
+
+/** Kinds of limits, and sets of them: 0 is empty. */
+#define MCP_RL_SCRIPT_KINDS 4
+#define MCP_RL_SCRIPT_SETS (1 << MCP_RL_SCRIPT_KINDS)
+
+unsigned mcp_rl_script_set(unsigned set, mcp_rl_kind_e kind);
+
+/** The script that decides limits of the kinds in @a set, below MCP_RL_SCRIPT_SETS. From @a p. */
+const char *mcp_rl_script_decide(unsigned set, apr_pool_t *p);
 
 #endif

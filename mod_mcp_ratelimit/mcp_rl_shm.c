@@ -80,32 +80,51 @@ static apr_uint64_t set_of(const mcp_rl_shm_t *shm, const unsigned char *digest)
     return hash & (shm->sets - 1);
 }
 
-static void give_locks(mcp_rl_shm_t *shm, const unsigned char *wanted, int upto)
+/* The locks of one question, ascending, each once. */
+typedef struct locks_t {
+    int count;
+    unsigned char index[MCP_RL_MAX_ASKS];
+} locks_t;
+
+static void want_lock(locks_t *locks, unsigned char index)
+{
+    int i = locks->count;
+
+    while (i > 0 && locks->index[i - 1] > index) {
+        i--;
+    }
+    if (i > 0 && locks->index[i - 1] == index) {
+        return;
+    }
+    memmove(&locks->index[i + 1], &locks->index[i], (size_t)(locks->count - i));
+    locks->index[i] = index;
+    locks->count++;
+}
+
+static void give_locks(mcp_rl_shm_t *shm, const locks_t *locks, int upto)
 {
     int i;
 
     for (i = 0; i < upto; i++) {
-        if (wanted[i]) {
-            mcp_rl_lock_give(&shm->locks[i]);
-        }
+        mcp_rl_lock_give(&shm->locks[locks->index[i]]);
     }
 }
 
 static apr_status_t take_locks(mcp_rl_shm_t *shm, const mcp_rl_ask_t *asks, int count,
-                               unsigned char *wanted)
+                               locks_t *locks)
 {
     int i, died;
 
-    memset(wanted, 0, LOCKS);
+    locks->count = 0;
     for (i = 0; i < count; i++) {
-        wanted[set_of(shm, asks[i].digest) % LOCKS] = 1;
+        want_lock(locks, (unsigned char)(set_of(shm, asks[i].digest) % LOCKS));
     }
-    for (i = 0; i < LOCKS; i++) {
+    for (i = 0; i < locks->count; i++) {
         /* A dead owner left nothing to repair: each field of a place is one that can occur. */
-        apr_status_t rv = wanted[i] ? mcp_rl_lock_take(&shm->locks[i], &died) : APR_SUCCESS;
+        apr_status_t rv = mcp_rl_lock_take(&shm->locks[locks->index[i]], &died);
 
         if (rv != APR_SUCCESS) {
-            give_locks(shm, wanted, i);
+            give_locks(shm, locks, i);
             return rv;
         }
     }
@@ -253,16 +272,16 @@ static apr_status_t decide_locked(mcp_rl_shm_t *shm, const mcp_rl_ask_t *asks, i
 apr_status_t mcp_rl_shm_decide(mcp_rl_shm_t *shm, const mcp_rl_ask_t *asks, int count,
                                apr_time_t now, mcp_rl_verdict_t *verdicts)
 {
-    unsigned char wanted[LOCKS];
+    locks_t locks;
     apr_status_t rv;
 
     if (count > MCP_RL_MAX_ASKS) {
         return APR_EINVAL;
     }
-    rv = take_locks(shm, asks, count, wanted);
+    rv = take_locks(shm, asks, count, &locks);
     if (rv == APR_SUCCESS) {
         rv = decide_locked(shm, asks, count, now, verdicts);
-        give_locks(shm, wanted, LOCKS);
+        give_locks(shm, &locks, locks.count);
     }
     return rv;
 }

@@ -3,6 +3,7 @@
  * mod_mcp_ratelimit: limits on standing streams, messages and tools, exact across gateways. This
  * file is the table of contents: which hook runs what, and why there.
  */
+#include "mcp_rl_advice.h"
 #include "mcp_rl_check.h"
 
 #include <ap_mpm.h>
@@ -102,7 +103,7 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
         process->redis.instance = apr_psprintf(p, "%d-%" APR_TIME_T_FMT, (int)getpid(),
                                                apr_time_now());
         process->redis.client = mcp_redis_create(url, &options, p);
-        mcp_rl_redis_init(&process->redis);
+        mcp_rl_redis_init(&process->redis, p);
         process->store.redis = &process->redis;
     }
     rv = mcp_rl_keeper_start(&process->keeper, &process->store,
@@ -126,6 +127,8 @@ static int metrics(request_rec *r, mcp_metrics_sink_t *sink)
 {
     if (mcp_rl_process) {
         mcp_rl_metrics_write(&mcp_rl_process->store, sink);
+        sink->sample(sink, "mcp_store_up", "gauge", "Whether a module's store is being asked.", "",
+                     "module=\"ratelimit\"", !mcp_breaker_is_open(mcp_rl_process->shared->breaker));
     }
     return OK;
 }
@@ -140,6 +143,7 @@ static void register_hooks(apr_pool_t *p)
     mcp_rl_filter_register();
 
     ap_hook_pre_config(pre_config, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_check_config(mcp_rl_check_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_post_config(post_config, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_init(child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_status(child_status, NULL, NULL, APR_HOOK_MIDDLE);

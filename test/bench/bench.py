@@ -84,6 +84,9 @@ class Bench:
         else:
             self.notes.append(f"mod_mcp_proxy left out: {args.module} is not built")
         only = args.only.split(",") if args.only else None
+        if only and "mcp/sealed" in only:
+            self.calls_only.append(
+                Contender("mcp/sealed", "mcp", args.work, STREAMS, args.module, sealed=True))
         if only:
             self.contenders = [c for c in self.contenders if c.name in only]
             self.calls_only = [c for c in self.calls_only if c.name in only]

@@ -2,7 +2,7 @@
 """How fast the cache is: hits against a static file, against mod_proxy_http and a slow tool, and
 what a request pays that the cache has nothing to do with. See README. One run, about two minutes.
 
-    python3 test/bench/bench_cache.py [--seconds 2] [--rounds 3] [--build DIR] [--size 2048]
+    python3 test/bench/bench_cache.py [--seconds 1] [--rounds 11] [--build DIR] [--size 2048]
 
 Needs httpd, nginx (the backend), redis-server and wrk. Exits with 2 if a "must" is missed.
 """
@@ -61,6 +61,21 @@ def wait_for(address, family=socket.AF_INET):
     raise RuntimeError("nothing listens at %r" % (address,))
 
 
+def cpu_seconds(pid):
+    """What the children of a process have had of the processors."""
+    ticks = 0
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open("/proc/%s/stat" % entry, encoding="ascii", errors="replace") as file:
+                    fields = file.read().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 class SlowTool(threading.Thread):
     """A backend whose tool takes 20 ms."""
 
@@ -97,7 +112,7 @@ class Bench:
     def __init__(self, options, work):
         self.options, self.work = options, work
         self.running = []
-        self.rates = {}
+        self.rates, self.costs = {}, {}
         result = json.dumps({"content": [{"type": "text", "text": "x" * (options.size - 80)}]})
         self.answer = '{"jsonrpc":"2.0","id":1,"result":%s}' % result
         self.request = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
@@ -189,13 +204,19 @@ class Bench:
         }
 
     def run(self):
+        """All rows in turn, again and again: neighbours in time have the same machine."""
         self.start_backends()
+        rows = self.rows()
+        running = {name: self.httpd(re.sub(r"\W", "", "%s-%d" % (name, number)), **row[0])
+                   for number, (name, row) in enumerate(rows.items())}
         for number in range(self.options.rounds):
-            for name, (config, path, method, connections) in self.rows().items():
-                process, port = self.httpd("%s-%d" % (re.sub(r"\W", "", name), number), **config)
-                rate = self.wrk(port, path, method, connections)
+            for name in (reversed(rows) if number % 2 else rows):
+                process, port = running[name]
+                before = cpu_seconds(process.pid)
+                rate = self.wrk(port, *rows[name][1:])
+                cost = (cpu_seconds(process.pid) - before) / (rate * self.options.seconds)
                 self.rates.setdefault(name, []).append(rate)
-                self.stop(process)
+                self.costs.setdefault(name, []).append(cost * 1e6)
 
     def finish(self):
         for process in list(self.running):
@@ -204,14 +225,17 @@ class Bench:
     def median(self, name):
         return statistics.median(self.rates[name])
 
-    def ratio(self, name, base):
-        """The median of the rounds' own ratios: neighbours in time have the same machine."""
-        return statistics.median(a / b for a, b in zip(self.rates[name], self.rates[base]))
+    def ratio(self, name, base, of=None):
+        """The median of the rounds' own ratios."""
+        values = of or self.rates
+        return statistics.median(a / b for a, b in zip(values[name], values[base]))
 
     def report(self):
-        for name in self.rates:
-            print("%-18s %9.0f /s   (%s)" % (name, self.median(name),
-                                             ", ".join("%.0f" % r for r in self.rates[name])))
+        print("%-18s %9s %10s   %s" % ("", "1/s", "us of CPU", "least and most 1/s"))
+        for name, rates in self.rates.items():
+            print("%-18s %9.0f %10.1f   %.0f .. %.0f" % (
+                name, self.median(name), statistics.median(self.costs[name]), min(rates),
+                max(rates)))
         checks = [
             ("shm hit / static file", self.ratio("shm hit", "static"), 0.60, 0.85),
             ("shm hit / mod_proxy_http", self.ratio("shm hit", "mod_proxy_http"), 1.0, 1.0),
@@ -226,13 +250,17 @@ class Bench:
             missed += value < must
             print("%-28s %8.3f   must %.2f, aim %.2f   %s" % (
                 name, value, must, aim, "MISSED" if value < must else "ok"))
+        for base, name in (("mod_proxy_http", "  and not named"),
+                           ("mod_mcp_proxy", "  and not named ")):
+            print("%-28s %8.3f   of httpd's CPU" % (
+                "not named, " + base, self.ratio(name, base, self.costs)))
         return 2 if missed else 0
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--build", default=os.environ.get("MCP_BUILD", str(ROOT)))
     options = parser.parse_args()

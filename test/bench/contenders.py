@@ -3,6 +3,7 @@
 
 All of them get the same backend, keep connections to it open, and write no access log.
 """
+import base64
 import ctypes
 import os
 import shutil
@@ -69,6 +70,9 @@ ProxyTimeout 14400
 """
 
 PROXY_HTTP = 'ProxyPass "/mcp" "http://127.0.0.1:{backend}/mcp"'
+SEALED = """MCPProxyAffinity sealed
+MCPProxySessionKey file:{work}/key
+"""
 PROXY_MCP = """MCPProxyMaxStreams {conns}
 <Proxy "balancer://mcp">
     BalancerMember "http://127.0.0.1:{backend}" route=a
@@ -149,8 +153,10 @@ def wait_for_port(port, proc, what):
 class Contender:
     """One proxy: start() it, look at what it costs, stop() it."""
 
-    def __init__(self, name, key, work, streams, module=None, threads=16):
+    def __init__(self, name, key, work, streams, module=None, threads=16,
+                 sealed=False):
         self.name, self.key, self.module, self.threads = name, key, module, threads
+        self.sealed = sealed
         self.work = os.path.join(work, name.replace("/", "-"))
         self.conns = streams + 1000
         self.proc = self.port = None
@@ -175,7 +181,7 @@ class Contender:
         if self.key == "haproxy":
             return HAPROXY.format(**v)
         if self.key == "mcp":
-            mpm, proxy = MPM_ASYNC, PROXY_MCP
+            mpm, proxy = MPM_ASYNC, (SEALED if self.sealed else "") + PROXY_MCP
         else:
             mpm, proxy = MPM_PACKAGE if for_calls else MPM_THREADS, PROXY_HTTP
         return HTTPD.format(modules=self.httpd_modules(), mpm=mpm.format(**v),
@@ -189,6 +195,10 @@ class Contender:
         conf = os.path.join(self.work, "proxy.conf")
         with open(conf, "w", encoding="ascii") as f:
             f.write(self.render(backend, for_calls))
+        if self.sealed:
+            key = os.open(os.path.join(self.work, "key"), os.O_CREAT | os.O_WRONLY, 0o600)
+            os.write(key, base64.b64encode(os.urandom(32)))
+            os.close(key)
         args = {"nginx": ["nginx", "-p", self.work, "-c", conf, "-e", self.work + "/error.log"],
                 "haproxy": ["haproxy", "-db", "-q", "-f", conf]}.get(self.key)
         if not args:

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * mcpload serve PORT BOARD: the backend. mcpload drive PORT BOARD: the client, which reads commands
- * from stdin and answers each with one line of key=value pairs. Both have one thread and end when
- * their stdin does, so that nothing outlives the driver that started them.
+ * from stdin and answers each with one line of key=value pairs. mcpload storm PORT BOARD: another
+ * one, for clients that come all at once. Each has one thread and ends when its stdin does, so that
+ * nothing outlives the driver that started them.
  */
 #include "mcpload.h"
 
@@ -128,6 +129,9 @@ int main(int argc, char **argv)
     if (port > 0 && !strcmp(argv[1], "drive")) {
         mcpload_drive(port, board_map(argv[3]));
     }
-    fprintf(stderr, "usage: mcpload serve|drive PORT BOARD\n");
+    if (port > 0 && !strcmp(argv[1], "storm")) {
+        mcpload_storm(port);
+    }
+    fprintf(stderr, "usage: mcpload serve|drive|storm PORT BOARD\n");
     return 2;
 }

@@ -44,6 +44,22 @@ void mcpload_serve(int port, mcpload_board_t *board);
 /** Obey commands from stdin until it ends. Never returns. */
 void mcpload_drive(int port, mcpload_board_t *board);
 
+/**
+ * Let a crowd of clients come at once beside steady calls, as commands from stdin say, until it
+ * ends. Never returns.
+ */
+void mcpload_storm(int port);
+
+/** What a client asks first, then: whole requests. @return the length */
+size_t mcpload_initialize(char *buf, size_t size);
+size_t mcpload_call(char *buf, size_t size, const char *session);
+
+/** 1: an answer is complete; 0: not yet; -1: it is no good one. */
+int mcpload_answer_state(const char *in, size_t used);
+
+/** The session id in the head of an answer to initialize, into 64 bytes. @return 0: there is none */
+int mcpload_session(const char *in, char *session);
+
 /** Give up, with the reason and errno on stderr. */
 void mcpload_die(const char *what) __attribute__((noreturn));
 

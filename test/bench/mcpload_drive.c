@@ -239,13 +239,12 @@ static void call_open(call_t *c)
     watch(EPOLL_CTL_ADD, c->fd, EPOLLIN, K_CALL, (uint32_t)(c - C.calls));
 }
 
-/* 1: an answer is complete; 0: not yet; -1: it is no good one. */
-static int answer_state(const call_t *c)
+int mcpload_answer_state(const char *in, size_t used)
 {
-    const char *end = memmem(c->in, c->used, "\r\n\r\n", 4);
-    const char *line = c->in;
+    const char *end = memmem(in, used, "\r\n\r\n", 4);
+    const char *line = in;
 
-    if (c->used >= 12 && memcmp(c->in + 8, " 200", 4)) {
+    if (used >= 12 && memcmp(in + 8, " 200", 4)) {
         return -1;
     }
     if (!end) {
@@ -253,10 +252,10 @@ static int answer_state(const call_t *c)
     }
     while ((line = memchr(line, '\n', (size_t)(end - line))) != NULL && ++line < end) {
         if ((*line | 32) == 'c' && !strncasecmp(line, "content-length:", 15)) {
-            return c->used >= (size_t)(end + 4 - c->in) + strtoul(line + 15, NULL, 10);
+            return used >= (size_t)(end + 4 - in) + strtoul(line + 15, NULL, 10);
         }
         if ((*line | 32) == 't' && !strncasecmp(line, "transfer-encoding:", 18)) {
-            return !memcmp(c->in + c->used - 5, "0\r\n\r\n", 5);
+            return !memcmp(in + used - 5, "0\r\n\r\n", 5);
         }
     }
     return -1;
@@ -272,7 +271,7 @@ static void call_readable(call_t *c)
     }
     if (n > 0) {
         c->used += (uint32_t)n;
-        state = answer_state(c);
+        state = mcpload_answer_state(c->in, c->used);
     }
     if (state == 0 && c->used < sizeof(c->in)) {
         return;
@@ -327,21 +326,32 @@ static void pump_for(uint32_t ms)
     }
 }
 
-/* A session as a client gets one, on a connection that serves this alone and stays. */
-static void session_get(int fd, char *session)
+size_t mcpload_initialize(char *buf, size_t size)
 {
     static const char body[] = "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"initialize\",\"params\":{"
         "\"protocolVersion\":\"2025-06-18\",\"capabilities\":{},"
         "\"clientInfo\":{\"name\":\"mcpload\",\"version\":\"1\"}}}";
-    char buf[4096];
-    const char *at;
-    size_t used = 0;
-    int n = snprintf(buf, sizeof(buf), "POST /mcp?init=1 HTTP/1.1\r\nHost: localhost\r\n"
+
+    return (size_t)snprintf(buf, size, "POST /mcp?init=1 HTTP/1.1\r\nHost: localhost\r\n"
                      "Accept: application/json, text/event-stream\r\n"
                      "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
                      sizeof(body) - 1, body);
+}
 
-    if (send(fd, buf, (size_t)n, MSG_NOSIGNAL) != n) {
+int mcpload_session(const char *in, char *session)
+{
+    const char *at = strcasestr(in, "\nmcp-session-id:");
+
+    return at && sscanf(at + 16, " %63[^\r\n]", session) == 1;
+}
+
+/* A session as a client gets one, on a connection that serves this alone and stays. */
+static void session_get(int fd, char *session)
+{
+    char buf[4096];
+    size_t used = 0, n = mcpload_initialize(buf, sizeof(buf));
+
+    if (send(fd, buf, n, MSG_NOSIGNAL) != (ssize_t)n) {
         mcpload_die("initialize");
     }
     do {
@@ -353,8 +363,7 @@ static void session_get(int fd, char *session)
         used += (size_t)got;
         buf[used] = '\0';
     } while (!strstr(buf, "\"result\":{}}"));
-    at = strcasestr(buf, "\nmcp-session-id:");
-    if (!at || sscanf(at + 16, " %63[^\r\n]", session) != 1) {
+    if (!mcpload_session(buf, session)) {
         errno = EPROTO;
         mcpload_die("no session id in the answer to initialize");
     }
@@ -480,6 +489,15 @@ static void cmd_gone(uint32_t deadline_ms)
            mcpload_pct(99), mcpload_pct(100));
 }
 
+size_t mcpload_call(char *buf, size_t size, const char *session)
+{
+    return (size_t)snprintf(buf, size,
+        "POST /mcp HTTP/1.1\r\nHost: localhost\r\nUser-Agent: mcpload\r\n"
+        "Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n"
+        "MCP-Protocol-Version: 2025-06-18\r\nMcp-Session-Id: %s\r\nContent-Length: %zu\r\n\r\n%s",
+        session, sizeof(call_body) - 1, call_body);
+}
+
 static void cmd_call(uint32_t conns, uint32_t ms)
 {
     char session[SESSION_LEN];
@@ -488,11 +506,7 @@ static void cmd_call(uint32_t conns, uint32_t ms)
 
     sessions_get(1);
     memcpy(session, C.streams[C.count].session, sizeof(session));
-    C.request_len = (size_t)snprintf(C.request, sizeof(C.request),
-        "POST /mcp HTTP/1.1\r\nHost: localhost\r\nUser-Agent: mcpload\r\n"
-        "Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n"
-        "MCP-Protocol-Version: 2025-06-18\r\nMcp-Session-Id: %s\r\nContent-Length: %zu\r\n\r\n%s",
-        session, sizeof(call_body) - 1, call_body);
+    C.request_len = mcpload_call(C.request, sizeof(C.request), session);
     mcpload_samples_reset();
     C.done = C.errors = 0;
     conns = conns < MAX_CALLS ? conns : MAX_CALLS;

@@ -61,12 +61,12 @@ static void look(mcp_span_t in, apr_pool_t *p)
         expect(mcp_rpc_parse(in.p, in.len, p)->error != MCP_RPC_EPARSE);
         expect_same_value(in, out, p);
     }
-    if (mcp_cache_json_walk(&walk, in) == APR_SUCCESS) {
-        while ((rv = mcp_cache_json_next(&walk, p, &name, &value)) == APR_SUCCESS) {
+    if (mcp_cache_json_walk(&walk, in, p) == APR_SUCCESS) {
+        while ((rv = mcp_cache_json_next(&walk, &name, &value)) == APR_SUCCESS) {
             expect(value.p >= in.p && value.p + value.len <= in.p + in.len);
-            expect(name.len >= 2 && value.len >= 1);
+            expect(value.len >= 1);
         }
-        expect(rv == APR_EOF || rv == APR_EINVAL || rv == APR_ENOSPC);
+        expect(rv == APR_EOF || rv == APR_EINVAL);
     }
 }
 

@@ -20,7 +20,8 @@ sources=$(ls "$top"/common/mcp_*.c | grep -v /mcp_httpd_)
 # Beside it, the one file of a module that the target is named after.
 sources="$sources $(ls "$top"/mod_*/"${target#fuzz_}.c" 2>/dev/null || true)"
 # shellcheck disable=SC2046,SC2086 # lists of words
-${CC:-clang} $flags -I"$top/common" -I"$top/mod_mcp_cache" $(pkg-config --cflags $packages) \
+${CC:-clang} $flags -I"$top/common" -I"$top/mod_mcp_cache" -I"$top/mod_mcp_proxy" \
+    $(pkg-config --cflags $packages) \
     -o "$work/$target" "$here/$target.c" $sources $(pkg-config --libs $packages)
 
 mkdir "$work/found"

@@ -44,6 +44,9 @@ class Stage:
 
     def finish(self):
         problems = []
+        for client in self.backends:
+            if getattr(client, "is_client", False):
+                client.close()
         for gateway in self.gateways:
             try:
                 gateway.finish()

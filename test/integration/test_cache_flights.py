@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Equal misses make one call; an old value stands in while it is refreshed or the backend fails."""
+import glob
 import json
 import os
+import re
 import signal
 import threading
+import time
 
 import pytest
 
@@ -70,6 +73,34 @@ def test_a_thousand_equal_misses_make_one_call_and_hold_no_thread(caching, serve
     assert (said.count("miss"), said.count("hit")) == (1, count - 1)
 
 
+def switches(gateway):
+    """How often threads of the children have gone to sleep."""
+    found = 0
+    for task in glob.glob("/proc/%d/task/*/status" % gateway.children()[0]):
+        with open(task, encoding="ascii") as status_file:
+            found += int(re.search(r"\nvoluntary_ctxt_switches:\s*(\d+)", status_file.read())[1])
+    return found
+
+
+def test_waiting_for_an_own_child_is_not_looking_again_and_again(caching, server):
+    a = server(era="stateless")
+    gateway = caching(a, location=AUTH, children=1, threads=16)
+    if gateway.mpm != "event":
+        pytest.skip("each thread that waits looks for the end of its child")
+    crowd = Crowd(gateway, 20)
+    a.wait_waiting(1)
+    let_wait(gateway, 20)
+
+    def is_quiet():
+        before = switches(gateway)
+        time.sleep(0.3)
+        return switches(gateway) - before < 30
+    wait_until(is_quiet, "nothing to run while all wait")
+    a.release()
+    assert len(crowd.answers()) == 20
+    assert holds(a) == 1
+
+
 def test_users_do_not_wait_for_each_other(caching, server):
     a = server(era="stateless")
     gateway = caching(a, location=AUTH, threads=64)
@@ -89,6 +120,24 @@ def test_coalescing_can_be_switched_off(caching, server):
     a.wait_waiting(5)
     a.release()
     crowd.answers()
+
+
+def test_who_could_not_ask_the_store_leads_only_those_who_could_not(caching, server, cache_redis):
+    """The leader's question timed out: his answer may have been invalidated, for all he knows."""
+    a = server(era="stateless")
+    gateway = caching(a, location=AUTH, threads=64, store=cache_redis.store, timeout="500ms")
+    cache_redis.signal(signal.SIGSTOP)
+    first = Crowd(gateway, 2)
+    a.wait_waiting(1)
+    let_wait(gateway, 2)
+    cache_redis.signal(signal.SIGCONT)
+    then = Crowd(gateway, 5)
+    a.wait_waiting(2)
+    let_wait(gateway, 7)
+    a.release()
+    answers = first.answers() + then.answers()
+    assert [answer.message()["id"] for answer in answers] == [*range(2), *range(5)]
+    assert holds(a) == 2
 
 
 def test_without_a_store_equal_misses_still_make_one_call(caching, server, cache_redis):
@@ -113,6 +162,8 @@ def failing_first(kind):
             wait_until(lambda: tool.go, "the test")
             if kind == "drops":
                 peer.close()
+            if kind == "says nothing":
+                peer.wait_gone()
             return peer.answer(b"no", status="503 Down", content_type="text/plain")
         return as_json(peer, message, {"n": len(tool.calls)})
     tool = Tool(answer)
@@ -120,10 +171,11 @@ def failing_first(kind):
     return tool
 
 
-@pytest.mark.parametrize("kind", ["drops", "503"])
+@pytest.mark.parametrize("kind", ["drops", "503", "says nothing"])
 def test_if_the_leader_fails_the_next_takes_over(caching, backend, kind):
     tool = failing_first(kind)
-    gateway = caching(backend(tool), location=AUTH, threads=64)
+    gateway = caching(backend(tool), location=AUTH, threads=64,
+                      tuning=["MCPProxyResponseTimeout 3s"])
     gateway.expect_log(r"MCP2045|MCP204\d|AH\d+", optional=True)
     crowd = Crowd(gateway, 20)
     wait_until(lambda: tool.calls, "the leader")

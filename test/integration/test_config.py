@@ -30,6 +30,7 @@ BAD = [(name, value) for name in DURATIONS for value in ("x", "-1s", "5y", '""',
 BAD += [("MCPProxyMaxBody", value) for value in ("x", "-1", "4Q", "4 M")]
 BAD += [("MCPProxyMaxStreams", value) for value in ("x", "-1", "0", "4K5", "1.5")]
 BAD += [("MCPProxySessionStore", value) for value in ("disk:1", "shm:", "shm:x", "shm:-1", "shm:0")]
+BAD += [("MCPProxySessionStore", "redis://127.0.0.1:x/1"), ("MCPProxySessionStore", "redis+unix:x")]
 BAD += [
     ("MCPProxyAffinity", "sticky"),
     ("MCPProxyAsync", "perhaps"),
@@ -70,7 +71,10 @@ GOOD = [
     "MCPProxyAffinity table",
     "MCPProxySessionStore shm",
     "MCPProxySessionStore shm:1000",
+    'MCPProxySessionStore "redis://127.0.0.1:6379/6"',
+    'MCPProxySessionStore "redis+unix:/run/redis.sock?db=6"',
     "MCPProxyCheckHeaders Off",
+    "MCPProxyRescue On",
     "MCPProxy Off",
 ]
 
@@ -93,6 +97,7 @@ LOCAL = [
     "MCPProxyCheckHeaders Off",
 ]
 GLOBAL = [
+    ("MCPProxyAffinity", "table", "sealed"),
     ("MCPProxyAsync", "On", "Off"),
     ("MCPProxySessionStore", "shm:100", "shm:200"),
     ("MCPProxySessionTTL", "1h", "2h"),
@@ -171,11 +176,28 @@ def test_another_lbmethod_is_fine_where_the_module_is_off(gateway, server):
     assert status == 0, said
 
 
-def test_the_module_says_what_it_needs_when_it_is_loaded_too_early(gateway):
+def test_the_module_may_be_loaded_ahead_of_those_it_needs(gateway, server):
+    """As Debian does, which reads mods-enabled/*.load by name."""
+    gw = gateway(server(era="stateless"), start=False)
+    text = gw.config
+    load = 'LoadModule mcp_proxy_module "%s"\n' % MODULE
+    gw.config = lambda: load + text().replace(load, "")
+    gw.start()
+    assert gw.request("POST", "/mcp", [ACCEPT, JSON], b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+                      ).status == 200
+    gw.graceful()
+    assert gw.request("POST", "/mcp", [ACCEPT, JSON], b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+                      ).status == 200
+
+
+def test_the_module_says_what_it_needs(gateway):
     gw = gateway(start=False)
     text = gw.config
-    gw.config = lambda: 'LoadModule mcp_proxy_module "%s"\n' % MODULE + text()
-    assert gw.check_config()[0] != 0
+    gw.config = lambda: "\n".join(line for line in text().splitlines()
+                                  if not re.match("LoadModule (proxy|lbmethod)|ProxyPass", line))
+    status, said = gw.check_config()
+    assert status != 0
+    assert "a2enmod proxy" in said
 
 
 def test_the_module_exports_one_symbol():

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections that live on: the client's after anything, the backend's after a whole response."""
+import socket
+
 import pytest
 
 from harness import tags
@@ -112,6 +114,16 @@ def test_disablereuse_is_honoured(gateway, backend):
         b.wait_gone(number)
 
 
+def has_ended(sock):
+    """Whether the other side has closed; takes nothing."""
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def test_a_stream_that_its_client_left_frees_its_backend_connection_for_nobody(
     gateway, backend, event
 ):
@@ -125,6 +137,7 @@ def test_a_stream_that_its_client_left_frees_its_backend_connection_for_nobody(
     stream = gw.connect().request("GET", "/mcp", LISTEN)
     stream.next_event()
     stream.connection.close()
+    wait_until(lambda: has_ended(b.peers[0].socket), "the gateway to close the connection")
     event.set()
     assert gw.request("GET", "/mcp", LISTEN).body == b"data: a\n\ndata: late\n\n"
     assert len(b.peers) == 2

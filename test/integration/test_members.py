@@ -136,6 +136,48 @@ def test_a_failed_health_check_counts(gateway, server):
     assert len(b.requests) == seen + 6
 
 
+HEALTH = "hcmethod=GET hcuri=/health hcinterval=1 hcfails=1 hcpasses=1"
+
+
+def test_a_member_that_fails_its_health_check_keeps_its_sessions_and_gets_no_new_ones(
+    gateway, server
+):
+    gw, a, b, on_a, on_b = sessions_on_both(
+        gateway, server, modules=["watchdog", "proxy_hcheck"], member=HEALTH
+    )
+    stream = on_a[0].listen()
+    a.is_healthy = False
+    gw.wait_log("AH03303", "DISABLING")
+    for _ in range(6):
+        assert Mcp(gw).initialize().session in b.sessions
+    assert [client.where() for client in on_a] == ["a"] * len(on_a)
+    late = on_a[-1].listen()
+    assert late.status == 200
+    assert [client.where() for client in on_b] == ["b"] * len(on_b)
+    a.push(on_a[0].session, {"jsonrpc": "2.0", "method": "notifications/message", "params": {}})
+    assert "message" in stream.next_event()["data"]
+    a.is_healthy = True
+    gw.wait_log("AH03302")
+    stream.connection.close()
+    late.connection.close()
+    wait_until(lambda: Mcp(gw).initialize().session in a.sessions, "a new session on a")
+
+
+def test_streams_of_other_members_go_on_when_a_member_dies_and_comes_back(gateway, server):
+    gw, a, b, on_a, on_b = sessions_on_both(gateway, server, member="retry=1")
+    announce_a_dead_member(gw)
+    gw.expect_log(tags.BACKEND_BROKE, optional=True)
+    lost, kept = on_a[0].listen(), [client.listen() for client in on_b]
+    a.kill()
+    assert lost.wait_end() == "broken", "its client must see that this was no proper end"
+    assert on_a[0].post(call("whoami")).status == 404
+    a.listen()
+    wait_until(lambda: Mcp(gw).initialize().session in a.sessions, "a new session on a")
+    for client in on_b:
+        b.push(client.session, {"jsonrpc": "2.0", "method": "notifications/message", "params": {}})
+    assert all("message" in stream.next_event()["data"] for stream in kept)
+
+
 def test_a_call_that_is_running_when_its_member_is_drained_finishes(gateway, server):
     a, b = server("a"), server("b")
     gw = gateway(a, b, server=MANAGER)

@@ -155,3 +155,18 @@ def test_http_sse_works(gateway, server, mpm):
         body = json.dumps(call("x", 8)).encode()
         assert gw.request("POST", url, [ACCEPT, JSON], body).status == 202
         assert json.loads(stream.next_event()["data"])["id"] == 8
+
+
+def test_a_graceful_restart_ends_standing_streams_and_finishes_calls(gateway, server, mpm):
+    a = server()
+    gw = gateway(a, mpm=mpm, server=["MCPProxyDrainTimeout 1s"])
+    mcp, client = Mcp(gw).initialize(), gw.connect()
+    stream = mcp.listen()
+    body = json.dumps(call("hold", 9)).encode()
+    client.send(client.head("POST", "/mcp", mcp.headers(), body) + body)
+    a.wait_waiting(1)
+    gw.graceful()
+    assert stream.wait_end() == "complete"
+    a.release()
+    assert client.response().json()["id"] == 9
+    assert mcp.where() == "a"

@@ -138,6 +138,11 @@ def owned(gateway, backend):
     ("/message/alice-session-1", [("Mcp-Session-Id", "made-up")]),
     ("/message/alice-session-1?sessionId=made-up", []),
     ("/mcp/alice-session-1?sessionId=made-up", []),
+    ("/mcp/alice-session-1", []),
+    ("/mcp/alice-session-1?SESSIONID=made-up", []),
+    ("/message?sessionID=alice-session-1", []),
+    ("/message?sessionId[]=alice-session-1", [("Mcp-Session-Id", "made-up")]),
+    ("/mcp/Message/alice-session-1", []),
     ("/message/./alice-session-1/.", []),
     ("/message?sessionId=alice-session-1", [("MCP-Protocol-Version", "2026-07-28"),
                                             ("Mcp-Method", "ping")]),
@@ -151,6 +156,23 @@ def test_a_foreign_session_is_404_wherever_its_id_stands(gateway, backend, targe
                         json.dumps(rpc("ping", ident=3)).encode())
     assert_rpc_error(answer, 404, 3)
     assert len(b.requests) == seen
+
+
+@pytest.mark.parametrize("lines", [[], ["MCPProxyAffinity sealed", "MCPProxySessionKey file:key"]],
+                         ids=["table", "sealed"])
+def test_a_session_is_of_the_balancer_that_a_rewrite_chooses(gateway, server, lines):
+    a, b = server("a"), server("b")
+    gw = gateway(a, start=False, modules=["rewrite"], location=[
+        "RewriteEngine On", "RewriteCond %{HTTP:X-Two} 1",
+        "RewriteRule .* balancer://two/mcp [P]"], server=[*lines,
+        '<Proxy "balancer://two">', '  BalancerMember "%s" route=z' % b.url,
+        "  ProxySet lbmethod=mcp", "</Proxy>"])
+    (gw.directory / "key").write_text("A" * 43 + "=", encoding="ascii")
+    (gw.directory / "key").chmod(0o600)
+    gw.start()
+    one, two = Mcp(gw).initialize(), Mcp(gw, headers=[("X-Two", "1")]).initialize()
+    assert (one.where(), two.where()) == ("a", "b")
+    assert (len(a.sessions), len(b.sessions)) == (1, 1)
 
 
 # Limits

@@ -133,19 +133,30 @@ def test_loadfactor_weighs(gateway, server):
     assert (len(a.open_streams()), len(b.open_streams())) == (3, 9)
 
 
+def test_idle_members_take_turns_by_their_loadfactor(gateway, server):
+    a, b = server("a"), server("b")
+    gw = gateway(a, b, start=False)
+    gw.balancer = ['BalancerMember "%s" route=b loadfactor=3' % b.url]
+    gw.backends = [a]
+    gw.start()
+    for _ in range(12):
+        Mcp(gw).initialize()
+    assert (len(a.sessions), len(b.sessions)) == (3, 9)
+
+
 # Unknown ids
 
 
 def test_an_unknown_id_goes_to_the_same_member_on_every_gateway(gateway, server):
     servers = three(server)
     gateways = [gateway(*servers, children=2, threads=4), gateway(*servers)]
-    for number in range(12):
+    for number in range(30):
         session = "made-up-%d" % number
         for _ in range(3):
             for gw in gateways:
                 assert use(gw, session).status == 404
         assert len(seen_by(servers, session)) == 1
-    assert {seen_by(servers, "made-up-%d" % n)[0] for n in range(12)} == set("abc")
+    assert {seen_by(servers, "made-up-%d" % n)[0] for n in range(30)} == set("abc")
 
 
 def test_unknown_ids_of_other_members_do_not_move_when_one_goes(gateway, server):

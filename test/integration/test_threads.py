@@ -63,6 +63,17 @@ def test_calls_that_wait_for_their_answer_hold_no_thread(gateway, server, tls):
     assert [client.response().json()["id"] for client in clients] == list(range(count))
 
 
+def test_compression_by_type_costs_no_thread(gateway, server):
+    """What Debian switches on. mod_filter gives its filters names of another kind."""
+    a = server(era="stateless")
+    gw = gateway(a, threads=THREADS, streams=CALLS + 100, modules=["filter", "deflate"],
+                 location=["AddOutputFilterByType DEFLATE text/html application/json"])
+    clients = [post(gw.connect(), call("hold", number)) for number in range(3 * THREADS)]
+    a.wait_waiting(len(clients))
+    a.release()
+    assert [client.response().json()["id"] for client in clients] == list(range(len(clients)))
+
+
 def test_streams_of_calls_hold_no_thread(gateway, backend, event):
     def script(peer):
         peer.read_request()

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every configuration that ships passes "httpd -t": conf/mcp.conf, conf/examples/, each example of
-// docs/directives.md, and the a2enmod files in the order in which Debian reads them.
+// Every configuration that ships passes "httpd -t": conf/mcp.conf, conf/examples/, each example in
+// docs/, and the a2enmod files in the order in which Debian reads them.
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -11,8 +12,9 @@ import { loadLines, makeCertificate, moduleFile, stock, syntax } from './lib/gat
 
 const top = fileURLToPath(new URL('../../', import.meta.url));
 const read = name => fs.readFileSync(path.join(top, name), 'utf8');
-const names = ['mpm_event', 'authz_core', 'authz_host', 'unixd', 'log_config', 'alias', 'headers',
-    'env', 'setenvif', 'reqtimeout', 'watchdog', 'proxy', 'proxy_http', 'proxy_balancer',
+const names = ['mpm_event', 'authn_core', 'authn_file', 'auth_basic', 'authz_core', 'authz_host',
+    'authz_user', 'rewrite', 'unixd', 'log_config', 'alias', 'headers',
+    'env', 'setenvif', 'reqtimeout', 'watchdog', 'auth_openidc', 'proxy', 'proxy_http', 'proxy_balancer',
     'proxy_hcheck', 'slotmem_shm', 'socache_shmcb', 'ssl', 'http2'];
 
 describe('configurations', { skip: stock }, () => {
@@ -22,18 +24,26 @@ describe('configurations', { skip: stock }, () => {
         work = fs.mkdtempSync(path.join(os.tmpdir(), 'mcp-conf-'));
         fs.mkdirSync(path.join(work, 'logs'));
         certificate = makeCertificate(work);
+        fs.writeFileSync(path.join(work, 'session.key'), `${randomBytes(32).toString('base64')}\n`,
+            { mode: 0o600 });
     });
     after(() => fs.rmSync(work, { recursive: true }));
 
-    const frame = lines => [...lines, `ServerRoot "${work}"`, 'ServerName mcp.example.com',
+    // Sizes that hold the default of MCPProxyMaxStreams, or httpd -t warns.
+    const sizes = ['MaxRequestWorkers 150', 'AsyncRequestWorkerFactor 400'];
+    const frame = lines => [...lines, ...sizes, `ServerRoot "${work}"`, 'ServerName mcp.example.com',
         'Listen 127.0.0.1:8080', ''].join('\n');
+
+    // An example is a fragment, which may well have no effect for itself.
+    const saidOfFragment = text => said(text).replace(/^\[.*MCP(2076|3011|4011): .*\n/gm, '');
 
     // What httpd says about the text, with all modules loaded that the examples use.
     function said(text) {
         const local = text
             .replaceAll('/etc/ssl/certs/ssl-cert-snakeoil.pem', certificate.cert)
             .replaceAll('/etc/ssl/certs/ca-certificates.crt', certificate.cert)
-            .replaceAll('/etc/ssl/private/ssl-cert-snakeoil.key', certificate.key);
+            .replaceAll('/etc/ssl/private/ssl-cert-snakeoil.key', certificate.key)
+            .replaceAll('/etc/apache2/mcp-session.key', path.join(work, 'session.key'));
         const file = path.join(work, 'httpd.conf');
         const ours = ['mcp_proxy', 'mcp_ratelimit', 'mcp_cache'].map(name =>
             `LoadModule ${name}_module ${moduleFile.replaceAll('mcp_proxy', name)}`);
@@ -41,38 +51,51 @@ describe('configurations', { skip: stock }, () => {
         return syntax(file);
     }
 
-    for (const file of ['conf/mcp.conf',
-        ...fs.readdirSync(path.join(top, 'conf/examples')).map(name => `conf/examples/${name}`)]) {
-        test(`${file} passes`, () => assert.equal(said(read(file)), 'Syntax OK\n'));
+    const examples = fs.readdirSync(path.join(top, 'conf/examples'))
+        .filter(name => name.endsWith('.conf')).map(name => `conf/examples/${name}`);
+    for (const file of ['conf/mcp.conf', ...examples]) {
+        const foreign = /^OIDC/m.test(read(file)) && loadLines(['auth_openidc']).length === 0;
+        test(`${file} passes`, { skip: foreign && 'needs libapache2-mod-auth-openidc' },
+            () => assert.equal(said(read(file)), 'Syntax OK\n'));
     }
 
     test('conf/mcp.conf passes with each default written out', () => {
-        const all = read('conf/mcp.conf').replace(/^( *)#(MCPProxy\w* )/gm, '$1$2');
+        const all = read('conf/mcp.conf').replace(/^( *)#(MCP\w+ )/gm, '$1$2');
         assert.notEqual(all, read('conf/mcp.conf'));
-        assert.equal(said(all), 'Syntax OK\n');
+        assert.equal(saidOfFragment(all), 'Syntax OK\n');
     });
 
     test('conf/mcp.conf names each directive of the manual', () => {
-        const named = read('docs/directives.md').match(/^## MCPProxy\w*/gm).map(line => line.slice(3));
-        assert.ok(named.length > 10);
-        // There is nothing to choose yet.
-        const missing = named.filter(name => name !== 'MCPProxyAffinity'
-            && !new RegExp(`^ *#?${name} `, 'm').test(read('conf/mcp.conf')));
+        const named = read('docs/directives.md').match(/^## MCP\w*/gm).map(line => line.slice(3));
+        assert.ok(named.length > 30);
+        const missing = named.filter(name => !new RegExp(`^ *#?${name} `, 'm').test(read('conf/mcp.conf')));
         assert.deepEqual(missing, []);
     });
 
-    const manual = read('docs/directives.md');
-    for (const [, name, example] of manual.matchAll(/^## (\w+)[^]*?```apache\n([^]*?)```/gm))
-        test(`the example of ${name} passes`, () => assert.equal(said(example), 'Syntax OK\n'));
+    const pages = fs.readdirSync(path.join(top, 'docs'), { recursive: true })
+        .filter(name => name.endsWith('.md')).map(name => `docs/${name}`);
+    for (const page of pages) {
+        // The heading that an example stands under names it.
+        const parts = read(page).split(/^#+ /m);
+        for (const part of parts) {
+            const examples = [...part.matchAll(/^```apache\n([^]*?)^```/gm)];
+            for (const [i, [, example]] of examples.entries())
+                test(`${page}, ${part.split('\n')[0]}, example ${i + 1} passes`,
+                    () => assert.equal(saidOfFragment(example), 'Syntax OK\n'));
+        }
+    }
 
     test('the a2enmod files pass as Debian reads them: *.load by name, then *.conf', () => {
         const enabled = path.join(work, 'mods-enabled');
         fs.mkdirSync(enabled);
         for (const name of ['authz_core', 'mpm_event', 'proxy', 'proxy_balancer', 'slotmem_shm'])
             fs.writeFileSync(path.join(enabled, `${name}.load`), loadLines([name]).join('\n'));
-        fs.writeFileSync(path.join(enabled, 'mcp_proxy.load'), read('conf/mcp_proxy.load'));
-        fs.writeFileSync(path.join(enabled, 'mcp_proxy.conf'), read('conf/mcp_proxy.conf')
-            .replace('/usr/lib/apache2/modules/mod_mcp_proxy.so', moduleFile));
+        const ours = fs.readdirSync(path.join(top, 'conf')).filter(name => /^mcp_/.test(name));
+        assert.equal(ours.length, 6);
+        for (const name of ours)
+            fs.writeFileSync(path.join(enabled, name), read(`conf/${name}`)
+                .replace(/\/usr\/lib\/apache2\/modules\/mod_(mcp_\w+)\.so/,
+                    (_, module) => moduleFile.replaceAll('mcp_proxy', module)));
         const file = path.join(work, 'apache2.conf');
         fs.writeFileSync(file, frame([]) + ['IncludeOptional mods-enabled/*.load',
             'IncludeOptional mods-enabled/*.conf', read('conf/examples/three-servers.conf')

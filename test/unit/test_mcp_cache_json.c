@@ -226,14 +226,14 @@ START_TEST(walks_over_the_members_of_an_object)
     mcp_cache_json_walk_t walk;
     mcp_span_t name, value;
 
-    ck_assert_int_eq(mcp_cache_json_walk(&walk, span(" {\"\\u0061\" : [1, 2] , \"b\":{}}")),
-                     APR_SUCCESS);
-    ck_assert_int_eq(mcp_cache_json_next(&walk, pool, &name, &value), APR_SUCCESS);
-    ck_assert(name.len == 3 && !memcmp(name.p, "\"a\"", 3));
+    ck_assert_int_eq(mcp_cache_json_walk(&walk, span(" {\"\\u0061\" : [1, 2] , \"b\":{}}"),
+                                         pool), APR_SUCCESS);
+    ck_assert_int_eq(mcp_cache_json_next(&walk, &name, &value), APR_SUCCESS);
+    ck_assert(name.len == 1 && *name.p == 'a');
     ck_assert(value.len == 6 && !memcmp(value.p, "[1, 2]", 6));
-    ck_assert_int_eq(mcp_cache_json_next(&walk, pool, &name, &value), APR_SUCCESS);
-    ck_assert_int_eq(mcp_cache_json_next(&walk, pool, &name, &value), APR_EOF);
-    ck_assert_int_eq(mcp_cache_json_walk(&walk, span("[]")), APR_EINVAL);
+    ck_assert_int_eq(mcp_cache_json_next(&walk, &name, &value), APR_SUCCESS);
+    ck_assert_int_eq(mcp_cache_json_next(&walk, &name, &value), APR_EOF);
+    ck_assert_int_eq(mcp_cache_json_walk(&walk, span("[]"), pool), APR_EINVAL);
 }
 END_TEST
 

@@ -223,7 +223,7 @@ START_TEST(a_hurry_ends_the_waits_that_may_now_and_later)
         lines[i].patience = apr_time_from_sec(600);
         lines[i].wait.may_hurry = i % 2;
         if (i == PAIRS / 2) {
-            mcp_crew_hurry(crew);
+            mcp_crew_hurry(crew, 0);
         }
         wait_again(&lines[i]);
     }
@@ -234,6 +234,30 @@ START_TEST(a_hurry_ends_the_waits_that_may_now_and_later)
     for (i = 0; i < PAIRS; i++) {
         ck_assert_int_eq(lines[i].late, i % 2);
     }
+}
+END_TEST
+
+START_TEST(a_hurry_lets_a_wait_last_for_its_grace)
+{
+    apr_time_t began = mcp_clock_now();
+    int i;
+
+    for (i = 0; i < PAIRS; i++) {
+        lines[i].patience = apr_time_from_sec(600);
+        lines[i].wait.may_hurry = 1;
+        if (i == PAIRS / 2) {
+            mcp_crew_hurry(crew, apr_time_from_sec(1));
+        }
+        wait_again(&lines[i]);
+    }
+    ck_assert_int_eq(write(lines[0].far_end, "x", 1), 1);
+    become(&lines[0].bytes, 1);
+    for (i = 1; i < PAIRS; i++) {
+        become(&lines[i].served, 1);
+        ck_assert_int_eq(lines[i].late, 1);
+    }
+    ck_assert(mcp_clock_now() >= began + apr_time_from_sec(1));
+    mcp_crew_stop(crew);
 }
 END_TEST
 
@@ -251,6 +275,7 @@ int main(void)
     tcase_add_test(tc, a_wait_is_served_whenever_there_is_something_to_read);
     tcase_add_test(tc, a_wait_ends_when_its_time_is_over);
     tcase_add_test(tc, a_hurry_ends_the_waits_that_may_now_and_later);
+    tcase_add_test(tc, a_hurry_lets_a_wait_last_for_its_grace);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

@@ -338,6 +338,36 @@ START_TEST(test_digests_with_the_same_hash_are_told_apart)
 }
 END_TEST
 
+/* Whether a use at that time is to be told; what was told before `since` is too old. */
+static int is_due(unsigned session, apr_time_t now, apr_time_t since)
+{
+    mcp_session_key_t k = key(session, 1);
+    apr_uint64_t member;
+    int due;
+
+    ck_assert_int_eq(mcp_session_use(table, &k, now, since, &member, &due), APR_SUCCESS);
+    return due;
+}
+
+START_TEST(test_one_use_is_to_be_told_of_what_no_store_knows)
+{
+    mcp_session_key_t k = key(1, 1), stranger = key(1, 2);
+
+    make_table(8);
+    learn(1, 1, 7, START);
+    ck_assert(!is_due(1, START, 0));
+    ck_assert(is_due(1, START + 5, START + 1) && !is_due(1, START + 6, START + 2));
+    ck_assert(is_due(1, START + 20, START + 6));
+    mcp_session_told(table, &stranger, 0);
+    ck_assert(!is_due(1, START + 21, START + 7));
+    mcp_session_told(table, &k, 0);
+    ck_assert(is_due(1, START + 22, START + 8));
+    learn(1, 1, 8, START + 23);
+    ck_assert(is_due(1, START + 24, START + 9));
+    drop_table();
+}
+END_TEST
+
 static void add_rules(TCase *tc)
 {
     tcase_add_test(tc, test_session_is_found_where_it_was_learnt);
@@ -348,6 +378,7 @@ static void add_rules(TCase *tc)
     tcase_add_test(tc, test_forgotten_session_is_gone_and_its_room_free);
     tcase_add_test(tc, test_count_tells_all_and_those_of_a_member);
     tcase_add_test(tc, test_digests_with_the_same_hash_are_told_apart);
+    tcase_add_test(tc, test_one_use_is_to_be_told_of_what_no_store_knows);
 }
 
 static void add_times(TCase *tc)

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The Redis client against a server that says exactly what a test wants it to say. */
+#include <netdb.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -266,6 +268,62 @@ START_TEST(nobody_listening_opens_the_breaker_at_once)
 }
 END_TEST
 
+/* In place of the system's: a host on the loopback, once its port is set. */
+static int port_of_host;
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                struct addrinfo **res)
+{
+    static struct sockaddr_in in;
+    static struct addrinfo found;
+
+    if (!port_of_host) {
+        return EAI_NONAME;
+    }
+    in.sin_family = AF_INET;
+    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    found = (struct addrinfo){ .ai_family = AF_INET, .ai_socktype = SOCK_STREAM,
+                               .ai_addrlen = sizeof(in), .ai_addr = (struct sockaddr *)&in };
+    *res = &found;
+    return 0;
+}
+
+void freeaddrinfo(struct addrinfo *res)
+{
+}
+
+START_TEST(a_host_that_was_unknown_or_moved_is_looked_for_while_the_breaker_is_open)
+{
+    static const char *const well[] = { HELLO, "+OK\r\n", "$1\r\na\r\n", NULL };
+    struct sockaddr_in in = { .sin_family = AF_INET };
+    socklen_t len = sizeof(in);
+    mcp_store_url_t tcp = { .kind = MCP_STORE_REDIS, .host = "redis.example", .name = "tcp" };
+    mcp_redis_info_t info;
+    char value[20];
+    int i;
+
+    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    listener = socket(AF_INET, SOCK_STREAM, 0);
+    ck_assert_int_eq(bind(listener, (struct sockaddr *)&in, sizeof(in)), 0);
+    ck_assert_int_eq(listen(listener, 10), 0);
+    ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&in, &len), 0);
+    ck_assert_int_eq(pthread_create(&server, NULL, run_server, NULL), 0);
+    tcp.port = ntohs(in.sin_port);
+    script = well;
+    redis = mcp_redis_create(&tcp, NULL, pool);
+    ck_assert_int_ne(get("x", value, sizeof(value), 0, &info), APR_SUCCESS);
+    ck_assert_str_eq(info.why, "the host is not known");
+    ck_assert(mcp_redis_is_open(redis));
+    port_of_host = tcp.port;
+    for (i = 0; i < 300 && mcp_redis_is_open(redis); i++) {
+        mcp_redis_maintain(redis, apr_time_from_msec(100));
+        usleep(10000);
+    }
+    ck_assert_int_eq(get("x", value, sizeof(value), 0, &info), APR_SUCCESS);
+    ck_assert_str_eq(value, "a");
+}
+END_TEST
+
 static const struct {
     const char *text;
     const char *error; /* NULL: fine; else part of the message */
@@ -333,6 +391,7 @@ int main(void)
     tcase_add_test(tcase, an_error_of_one_command_is_its_own);
     tcase_add_test(tcase, after_failures_in_a_row_nobody_asks_until_a_probe_succeeds);
     tcase_add_test(tcase, nobody_listening_opens_the_breaker_at_once);
+    tcase_add_test(tcase, a_host_that_was_unknown_or_moved_is_looked_for_while_the_breaker_is_open);
     tcase_add_loop_test(tcase, reads_the_address_of_a_store_whole_or_not_at_all, 0,
                         sizeof(urls) / sizeof(*urls));
     suite_add_tcase(suite, tcase);

@@ -158,6 +158,38 @@ START_TEST(processes_share_one_bucket_and_may_die_at_any_point)
 }
 END_TEST
 
+/* Five hundred times what the table holds: who has used up a bucket does not get a new one. */
+START_TEST(a_million_users_free_nobody_who_used_up_his_bucket)
+{
+    mcp_rl_verdict_t verdict;
+    mcp_rl_ask_t ask;
+    char key[40];
+    int i, allowed = 0, full = 0;
+
+    for (i = 0; i < 5; i++) {
+        ck_assert(take(&bucket, "spent", START));
+    }
+    for (i = 0; i < 4; i++) {
+        ck_assert(take(&bucket, "nearly", START));
+    }
+    for (i = 0; i < 1000000; i++) {
+        snprintf(key, sizeof(key), "user%d", i);
+        ask = ask_of(&bucket, key);
+        if (mcp_rl_shm_decide(shm, &ask, 1, START + i, &verdict) == APR_SUCCESS) {
+            allowed += verdict.allowed;
+        }
+        else {
+            full++;
+        }
+    }
+    ck_assert_int_eq(allowed, 1000000);
+    ck_assert_int_eq(full, 0);
+    ck_assert(!take(&bucket, "spent", START + i));
+    ck_assert(take(&bucket, "nearly", START + i));
+    ck_assert(!take(&bucket, "nearly", START + i));
+}
+END_TEST
+
 int main(void)
 {
     TCase *tcase = tcase_create("shm");
@@ -167,6 +199,7 @@ int main(void)
 
     tcase_set_timeout(tcase, 60);
     tcase_add_checked_fixture(tcase, setup, NULL);
+    tcase_add_test(tcase, a_million_users_free_nobody_who_used_up_his_bucket);
     tcase_add_test(tcase, all_are_charged_or_none);
     tcase_add_test(tcase, the_same_name_under_two_kinds_is_two_keys);
     tcase_add_test(tcase, who_is_refused_stays_refused_however_many_others_come);

@@ -337,9 +337,10 @@ class Gateway:
 
     def graceful(self):
         """Graceful restart; returns when a new generation answers."""
-        before = self._text("error.log").count("AH00493")
+        done = "resuming normal operations"
+        before = self._text("error.log").count(done)
         self.process.send_signal(signal.SIGUSR1)
-        wait_until(lambda: self._text("error.log").count("AH00493") > before, "the restart")
+        wait_until(lambda: self._text("error.log").count(done) > before, "the restart")
         wait_until(self._answers, "the new generation")
 
     def stop(self, sig=signal.SIGTERM):

@@ -51,8 +51,20 @@ class McpServer:
         self.streams = []
         self.replies = []  # what clients POSTed without a method
         self.waiting = 0  # calls of "hold" not yet answered
+        self.is_healthy = True  # what GET /health says
+        self.one_stream = False  # 409 for a second standing stream of a session, as SDKs answer
         self.connections = 0
         self.make_id = lambda: uuid.uuid4().hex
+        # How it behaves otherwise than it should.
+        self.opening_waits = False  # until release()
+        self.holds_everything = False  # requests in a session, until release()
+        self.refuses_to_open = False
+        self.forgets_at_once = False  # no session that it opens is known
+        self.opens_by_stream = False
+        self.answers_with_session = False  # as some do with every answer
+        self.has_no_streams = False
+        self.tools = None  # the answer to tools/list
+        self.lists_by_stream = False
         self._release = None
         self._writers = set()
         self._loop = asyncio.new_event_loop()
@@ -75,6 +87,18 @@ class McpServer:
         """Listen, again on the same port after kill()."""
         self.run(self._listen())
         return self
+
+    def restart(self, forget=True):
+        """As if the process died and another one was there at once; with forget, it knows nothing."""
+
+        async def again():
+            writers = list(self._writers)
+            if forget:
+                self.sessions.clear()
+            for writer in writers:
+                writer.transport.abort()
+
+        self.run(again())
 
     def kill(self, forget=True):
         """As if the process died; with forget, its sessions are gone too."""
@@ -181,7 +205,9 @@ class McpServer:
         return await self._route(seen, reader, writer)
 
     async def _route(self, seen, reader, writer):
-        if seen.method == "GET" and self.era == "stateless":
+        if seen.target == "/health":
+            return _reply(writer, 200 if self.is_healthy else 503, {})
+        if seen.method == "GET" and (self.era == "stateless" or self.has_no_streams):
             return _reply(writer, 405, error(None, -32000, "no standing streams"))
         if seen.method == "GET":
             return await self._standing(seen, reader, writer)
@@ -207,6 +233,8 @@ class McpServer:
         session = self._session_of(seen) if self.era == "sessions" else self.make_id()
         if self.era == "sessions" and session not in self.sessions:
             return _reply(writer, 404 if session else 400, error(None, -32001, "no such session"))
+        if self.one_stream and self.open_streams(session):
+            return _reply(writer, 409, error(None, -32000, "only one stream"))
         self.sessions.setdefault(session, [])
         _stream_head(writer)
         if self.era == "sse":
@@ -227,21 +255,7 @@ class McpServer:
             return _reply(writer, 200, [result(m["id"], {}) for m in message if "id" in m])
         method = message.get("method")
         if self.era == "sessions" and method == "initialize":
-            session = self.make_id()
-            self.sessions[session] = []
-            return _reply(
-                writer,
-                200,
-                result(
-                    message["id"],
-                    {
-                        "protocolVersion": VERSION,
-                        "capabilities": {},
-                        "serverInfo": {"name": self.name, "version": "1"},
-                    },
-                ),
-                [("Mcp-Session-Id", session)],
-            )
+            return await self._open(message, reader, writer)
         session = self._session_of(seen)
         if self.era != "stateless" and session not in self.sessions:
             return _reply(writer, 404, error(message.get("id"), -32001, "no such session"))
@@ -253,13 +267,46 @@ class McpServer:
             writer.write(chunk(sse({"jsonrpc": "2.0", "method": "notifications/subscribed"})))
             await self._hold_stream(Stream(None, seen, writer), reader)
             return False
+        if self.holds_everything:
+            await self._wait_release(reader)
         return await self._answer(session, message, reader, writer)
+
+    async def _open(self, message, reader, writer):
+        """A new session."""
+        if self.opening_waits:
+            await self._wait_release(reader)
+        if self.refuses_to_open:
+            return _reply(writer, 200, error(message["id"], -32602, "made to refuse"))
+        session = self.make_id()
+        if not self.forgets_at_once:
+            self.sessions[session] = []
+        answer = result(
+            message["id"],
+            {
+                "protocolVersion": VERSION,
+                "capabilities": {},
+                "serverInfo": {"name": self.name, "version": "1"},
+            },
+        )
+        if self.opens_by_stream:
+            _stream_head(writer, [("Mcp-Session-Id", session)])
+            note = {"jsonrpc": "2.0", "method": "notifications/message", "params": {}}
+            writer.write(chunk(sse(note)) + chunk(sse(answer)) + b"0\r\n\r\n")
+            return True
+        return _reply(writer, 200, answer, [("Mcp-Session-Id", session)])
 
     async def _answer(self, session, message, reader, writer):
         if self.era == "sse":
             for stream in self.open_streams(session):
                 stream.writer.write(chunk(sse(result(message["id"], self._simple(message)))))
             return _reply(writer, 202, None)
+        if message["method"] == "tools/list" and self.tools:
+            answer = result(message["id"], {"tools": self.tools})
+            if self.lists_by_stream:
+                _stream_head(writer)
+                writer.write(chunk(sse(answer)) + b"0\r\n\r\n")
+                return True
+            return _reply(writer, 200, answer)
         if message["method"] != "tools/call":
             return _reply(writer, 200, result(message["id"], {"server": self.name}))
         tool = message["params"]["name"]
@@ -271,7 +318,8 @@ class McpServer:
             return await self._ask(message, writer)
         elif tool == "fail":
             return _reply(writer, 500, error(message["id"], -32603, "made to fail"))
-        return _reply(writer, 200, result(message["id"], self._simple(message)))
+        headers = [("Mcp-Session-Id", session)] if self.answers_with_session else []
+        return _reply(writer, 200, result(message["id"], self._simple(message)), headers)
 
     def _simple(self, message):
         return {"server": self.name, "echo": (message.get("params") or {}).get("arguments")}
@@ -352,10 +400,11 @@ def _reply(writer, status, message, headers=()):
     return True
 
 
-def _stream_head(writer):
+def _stream_head(writer, headers=()):
+    lines = ["%s: %s\r\n" % pair for pair in headers]
     writer.write(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
-        b"X-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"X-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n%s\r\n" % "".join(lines).encode()
     )
 
 

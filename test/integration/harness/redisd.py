@@ -31,10 +31,14 @@ class RedisClient:
         self.socket.close()
 
     def __call__(self, *words):
+        self.send(*words)
+        return self._reply()
+
+    def send(self, *words):
+        """Ask without waiting."""
         parts = [w if isinstance(w, bytes) else str(w).encode() for w in words]
         data = b"*%d\r\n" % len(parts)
         self.socket.sendall(data + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
-        return self._reply()
 
     def _reply(self):
         line = self.file.readline()
@@ -55,6 +59,8 @@ class RedisClient:
 class Redis:
     """redis-server. Data live in memory only, so a restart forgets everything."""
 
+    environment = None
+
     def __init__(self, *arguments):
         self.arguments = [str(a) for a in arguments]
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="mcp-redis-"))
@@ -72,7 +78,8 @@ class Redis:
                    "--dir", str(self.directory), *self.arguments]
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, start_new_session=True)
+                                            stderr=log, start_new_session=True,
+                                            env=self.environment)
         wait_until(self._answers, "redis-server to answer")
         return self
 

@@ -116,7 +116,7 @@ class Gateway {
     }
 
     async start() {
-        this.port = await freePort();
+        this.port ??= await freePort();
         this.conf = path.join(this.directory, 'httpd.conf');
         fs.writeFileSync(this.conf, this.configuration());
         // In a process group of its own: the prefork MPM ends by a signal to its whole group.
@@ -132,6 +132,12 @@ class Gateway {
         return this;
     }
 
+    // Stop and start: nothing in memory is left.
+    async restart() {
+        await stop(this.child);
+        return this.start();
+    }
+
     url(where) {
         return new URL(where, `${this.setup.tls ? 'https' : 'http'}://127.0.0.1:${this.port}`);
     }
@@ -144,6 +150,29 @@ class Gateway {
     expect(...patterns) {
         const from = this.errorLog().split('\n').length - 1;
         this.allowed.push(...patterns.map(pattern => ({ pattern, from })));
+    }
+
+    children() {
+        const { pid } = this.child;
+        return fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number);
+    }
+
+    // A graceful restart; returns when the old children are gone.
+    async restart() {
+        const old = this.children();
+        this.child.kill('SIGUSR1');
+        await until(() => !this.children().some(pid => old.includes(pid)), 'the old children go');
+    }
+
+    // kill -9 for each child, the next one when httpd has replaced the last.
+    async killAll() {
+        this.expect(/AH10392|AH00484/);
+        for (const pid of this.children()) {
+            const count = this.children().length;
+            process.kill(pid, 'SIGKILL');
+            await until(() => !this.children().includes(pid) && this.children().length >= count,
+                'httpd replaces a killed child');
+        }
     }
 
     unannounced() {

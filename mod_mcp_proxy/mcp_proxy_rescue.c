@@ -1,0 +1,701 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A rescue, step by step: the request is tried once more where its session should be, if that can
+ * do no harm; the claim is taken, or its owner waited for; initialize, notifications/initialized;
+ * the route is written down; the request is sent there. Each step is an attempt of the exchange and
+ * ends in mcp_rescue_goes_on(), on a worker. Invariant: whoever holds the claim gives it back there,
+ * or it ends by itself.
+ */
+#include "mcp_proxy_rescue.h"
+
+#include <apr_escape.h>
+#include <apr_strings.h>
+#include <http_log.h>
+#include <openssl/rand.h>
+
+#include "mcp_clock.h"
+#include "mcp_httpd_request.h"
+#include "mcp_proxy_opening.h"
+#include "mcp_proxy_rescue_store.h"
+#include "mcp_proxy_tools.h"
+
+/* A rescue as a whole, waiting for another one's as well; a claim outlives it. */
+#define MOST apr_time_from_sec(30)
+#define CLAIM_LIFE apr_time_from_sec(35)
+#define MOST_ANSWER (256 * 1024)
+#define MOST_LIST (1024 * 1024)
+/*
+ * A process that is being killed takes connections until the system gets to its listening socket,
+ * and drops them. A stream has time to look again, a moment between two looks; what is sent again
+ * and again may be what kills it.
+ */
+#define MOST_AGAIN 2
+#define MOST_LOOKS 15
+#define MOST_ADOPTIONS 3
+
+typedef enum {
+    NOT_BEGUN,
+    AGAIN,       /* the client's request, once more where its session should be */
+    PAUSE,       /* before that */
+    WAITING,     /* for another request that rescues this session */
+    INITIALIZE,
+    INITIALIZED, /* the notification */
+    REPLAY,      /* the client's request, where its session is now */
+    OVER
+} step_e;
+
+typedef struct mcp_rescue_t {
+    step_e step;
+    int resumes;              /* the client has had the head: its stream goes on */
+    int was_refused;          /* the member said 404 */
+    int is_done;              /* this request has taken the session elsewhere */
+    int holds_claim;
+    int has_member;           /* the balancer has just chosen it */
+    unsigned tries, agains, adoptions;
+    apr_time_t until;
+    mcp_rescue_claim_t claim;
+    const char *id;           /* of initialize, raw JSON */
+    const char *old_session, *session, *version;
+    int is_stream;            /* the answer to it */
+    mcp_opening_e verdict;
+    mcp_gather_t answer;
+} mcp_rescue_t;
+
+static const mcp_rescue_store_t *store_of(void)
+{
+    return mcp_proxy_rescues();
+}
+
+/* ---- what is kept ---- */
+
+void mcp_rescue_learnt(mcp_exchange_t *x)
+{
+    const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
+    apr_status_t rv;
+
+    if (!store_of() || !rpc || rpc->kind != MCP_RPC_REQUEST || !rpc->params.p
+        || strcmp(rpc->method, "initialize") != 0) {
+        return;
+    }
+    rv = mcp_rescue_remember(store_of(), &x->q->key, rpc->params, x->r->pool);
+    if (rv != APR_SUCCESS) {
+        ap_log_rerror(APLOG_MARK, APLOG_INFO, rv, x->r, MCP_LOGNO(2150)
+                      "the parameters of initialize could not be kept: the session cannot be "
+                      "rescued");
+    }
+}
+
+void mcp_rescue_follow(request_rec *r, mcp_proxy_request_t *q)
+{
+    mcp_record_route_t route;
+
+    if (!store_of() || mcp_rescue_find_route(store_of(), &q->key, r->pool, &route) != APR_SUCCESS) {
+        return;
+    }
+    q->backend_session = route.session;
+    q->generation = route.generation;
+    if (mcp_proxy_is_sealed()) {
+        q->member_name = route.member; /* the table has been told */
+    }
+}
+
+void mcp_rescue_hold(const mcp_proxy_request_t *q, apr_interval_time_t life)
+{
+    if (store_of() && q->session_known) {
+        mcp_rescue_prolong(store_of(), &q->key, life > store_of()->ttl ? life : store_of()->ttl);
+    }
+}
+
+void mcp_rescue_ended(const mcp_proxy_request_t *q, apr_pool_t *p)
+{
+    if (store_of()) {
+        mcp_rescue_forget(store_of(), &q->key, p);
+    }
+}
+
+/* ---- whether ---- */
+
+static int is_possible(const mcp_exchange_t *x)
+{
+    const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
+
+    return store_of() && x->q->session_known && x->r->method_number != M_DELETE
+        && !x->learnt_endpoint && !(x->rescue && x->rescue->step == OVER)
+        && !(rpc && rpc->method && strcmp(rpc->method, "initialize") == 0);
+}
+
+int mcp_rescue_could(const mcp_proxy_request_t *q)
+{
+    proxy_worker **workers = (proxy_worker **)q->balancer->workers->elts;
+    int i;
+
+    for (i = 0; store_of() && i < q->balancer->workers->nelts; i++) {
+        if (PROXY_WORKER_IS_USABLE(workers[i]) && !PROXY_WORKER_IS_DRAINING(workers[i])) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* No byte of the request can have got there. */
+static int is_unsent(const mcp_exchange_t *x)
+{
+    return !x->was_sent && (x->failed == HTTP_SERVICE_UNAVAILABLE || x->failed == HTTP_BAD_GATEWAY
+                            || (x->rescue && x->broken));
+}
+
+static int is_one_of(const char *name, const char *const *names)
+{
+    while (*names && strcmp(name, *names) != 0) {
+        names++;
+    }
+    return *names != NULL;
+}
+
+/* Doing it twice is doing it once. */
+static int is_read_only(const mcp_exchange_t *x)
+{
+    static const char *const methods[] = {
+        "ping", "tools/list", "prompts/list", "resources/list", "resources/templates/list",
+        "resources/read", NULL
+    };
+    const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
+
+    if (x->r->method_number == M_GET) {
+        return 1;
+    }
+    if (!rpc || rpc->kind != MCP_RPC_REQUEST || rpc->ambiguous || rpc->has_task) {
+        return 0;
+    }
+    if (strcmp(rpc->method, "tools/call") == 0) {
+        return rpc->name && mcp_rescue_tool_reads(store_of(), x->q->scope, rpc->name);
+    }
+    return is_one_of(rpc->method, methods);
+}
+
+/* A message about what only the lost session knew: its server's questions, its requests. */
+static int speaks_of_the_past(const mcp_exchange_t *x)
+{
+    static const char *const methods[] = {
+        "notifications/initialized", "notifications/cancelled", "notifications/progress", NULL
+    };
+    const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
+
+    return rpc && (rpc->kind == MCP_RPC_RESPONSE
+                   || (rpc->kind == MCP_RPC_NOTIFICATION && is_one_of(rpc->method, methods)));
+}
+
+static int broke_between_events(const mcp_exchange_t *x)
+{
+    return x->broken && x->is_standing && x->head_sent && x->r->method_number == M_GET
+        && !x->holds_first && mcp_sse_is_between_events(&x->sse)
+        && !apr_table_get(x->r->headers_out, "Content-Encoding");
+}
+
+/* ---- steps ---- */
+
+static int start_step(mcp_exchange_t *x, step_e step)
+{
+    int status;
+
+    mcp_exchange_let_go(x);
+    x->rescue->step = step;
+    x->rescue->answer.len = 0;
+    x->rescue->verdict = MCP_OPENING_MORE;
+    status = mcp_exchange_start(x);
+    if (status != OK) {
+        mcp_exchange_fail(x, HTTP_SERVICE_UNAVAILABLE);
+    }
+    return 1;
+}
+
+/* Until mcp_rescue_look_again(), soon. */
+static int pause_for(mcp_exchange_t *x, step_e step)
+{
+    mcp_exchange_let_go(x);
+    x->rescue->step = step;
+    x->failed = x->broken = 0;
+    x->state = MCP_X_WAIT;
+    return 1;
+}
+
+static void give_claim_back(mcp_exchange_t *x, const mcp_record_route_t *route)
+{
+    if (x->rescue->holds_claim) {
+        mcp_rescue_release(store_of(), &x->q->key, &x->rescue->claim, route, x->r->pool);
+        x->rescue->holds_claim = 0;
+    }
+}
+
+/*
+ * It cannot be rescued. Where no member could be reached nothing has been said of the session; where
+ * one refused it, or it is not to be tried again, it is over.
+ */
+static int give_up(mcp_exchange_t *x, int is_over, const char *why)
+{
+    mcp_rescue_t *rescue = x->rescue;
+
+    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, x->r, MCP_LOGNO(2151)
+                  "the session could not be rescued: %s", why);
+    give_claim_back(x, NULL);
+    if (rescue->old_session) {
+        x->q->backend_session = rescue->old_session;
+    }
+    if (is_over || rescue->was_refused) {
+        mcp_proxy_forget(x->q);
+    }
+    rescue->step = OVER;
+    x->state = MCP_X_END;
+    x->session_lost = !rescue->resumes;
+    x->broken = rescue->resumes;
+    x->failed = rescue->resumes ? 0 : HTTP_NOT_FOUND;
+    mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_SESSIONS_LOST, 1);
+    return 0;
+}
+
+/* Whatever its retry= says: it has just failed here. */
+static void avoid_member(mcp_exchange_t *x)
+{
+    mcp_proxy_request_t *q = x->q;
+
+    if (!q->avoided) {
+        q->avoided = apr_array_make(x->r->pool, 4, sizeof(const proxy_worker *));
+    }
+    APR_ARRAY_PUSH(q->avoided, const proxy_worker *) = x->target.worker;
+}
+
+static int ask_balancer(mcp_exchange_t *x)
+{
+    proxy_balancer *balancer = x->q->balancer;
+    char *url = apr_pstrdup(x->r->pool, x->r->filename + strlen("proxy:"));
+    proxy_worker *worker = NULL;
+    int status = ap_proxy_pre_request(&worker, &balancer, x->r, x->conf, &url);
+
+    if (status == OK) {
+        ap_proxy_initialize_worker(worker, x->r->server, x->conf->pool);
+        x->target.worker = worker;
+        x->url = url;
+    }
+    return status;
+}
+
+/* Any member that can be used, by load. A single server is tried again only if it answers. */
+static int choose_member(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+
+    if (rescue->has_member) {
+        rescue->has_member = 0;
+        return OK;
+    }
+    if (!x->q->balancer) {
+        return rescue->was_refused && !rescue->tries ? OK : HTTP_SERVICE_UNAVAILABLE;
+    }
+    if (rescue->tries >= (unsigned)x->q->balancer->workers->nelts) {
+        return HTTP_SERVICE_UNAVAILABLE;
+    }
+    x->q->pinned = NULL;
+    x->q->by_load = 1;
+    return ask_balancer(x);
+}
+
+static int initialize(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+    unsigned char random[8];
+
+    if (mcp_clock_now() >= rescue->until || choose_member(x) != OK) {
+        return give_up(x, 0, "no member could be reached");
+    }
+    rescue->tries++;
+    RAND_bytes(random, sizeof(random));
+    rescue->id = apr_pstrcat(x->r->pool, "\"mcp-rescue-",
+                             apr_pescape_hex(x->r->pool, random, sizeof(random), 0), "\"", NULL);
+    return start_step(x, INITIALIZE);
+}
+
+/* The client's request again; or an answer to it, if it speaks of what is lost. */
+static int replay(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+
+    if (rescue->resumes || !speaks_of_the_past(x)) {
+        return start_step(x, REPLAY);
+    }
+    mcp_exchange_let_go(x);
+    rescue->step = OVER;
+    x->failed = x->broken = 0;
+    x->r->status = HTTP_ACCEPTED;
+    x->state = MCP_X_END;
+    return 0;
+}
+
+/* Another request was faster: go where it has taken the session. */
+static int adopt(mcp_exchange_t *x, const mcp_record_route_t *route)
+{
+    mcp_proxy_request_t *q = x->q;
+
+    if (++x->rescue->adoptions > MOST_ADOPTIONS) {
+        return give_up(x, 0, "it is moved all the time");
+    }
+    q->backend_session = route->session;
+    q->generation = route->generation;
+    if (q->balancer) {
+        q->pinned = mcp_proxy_member_by_name(q->balancer, route->member);
+        if (!q->pinned || ask_balancer(x) != OK) {
+            return give_up(x, 0, "the member that has it is not one of this balancer's");
+        }
+    }
+    return replay(x);
+}
+
+static int take_claim(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+    mcp_rescue_claim_t *claim = &rescue->claim;
+    apr_status_t rv = mcp_rescue_claim(store_of(), &x->q->key, CLAIM_LIFE, x->r->pool, claim);
+
+    rescue->holds_claim = rv == APR_SUCCESS;
+    if (rv != APR_SUCCESS && rv != APR_EBUSY) {
+        return give_up(x, 0, "nothing is known of how it was opened");
+    }
+    if (claim->route.generation > x->q->generation) {
+        give_claim_back(x, NULL);
+        return adopt(x, &claim->route);
+    }
+    if (rv == APR_EBUSY) {
+        return pause_for(x, WAITING);
+    }
+    rescue->until = mcp_clock_now() + MOST;
+    if (!mcp_record_may_rescue(&claim->route, apr_time_now())) {
+        return give_up(x, 1, "it was rescued too often");
+    }
+    return initialize(x);
+}
+
+
+static int begin(mcp_exchange_t *x)
+{
+    x->rescue->until = mcp_clock_now() + MOST;
+    return take_claim(x);
+}
+
+static int try_again(mcp_exchange_t *x)
+{
+    x->rescue->until = mcp_clock_now() + MOST;
+    if (!x->rescue->agains++) {
+        return start_step(x, AGAIN);
+    }
+    return pause_for(x, PAUSE);
+}
+
+void mcp_rescue_look_again(mcp_exchange_t *x)
+{
+    if (x->rescue->step == PAUSE) {
+        start_step(x, AGAIN);
+    }
+    else {
+        take_claim(x);
+    }
+}
+
+/* Why an attempt of the client's request has ended decides whether its session is looked after. */
+static int after_request(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+
+    if (is_unsent(x)) {
+        mcp_exchange_mark_member(x);
+        avoid_member(x);
+        return begin(x);
+    }
+    if (x->session_gone) {
+        rescue->was_refused = 1;
+        return begin(x);
+    }
+    if (rescue->agains < (rescue->resumes ? MOST_LOOKS : MOST_AGAIN) && x->was_sent
+        && x->failed == HTTP_BAD_GATEWAY && (rescue->resumes || !x->head_sent)
+        && is_read_only(x)) {
+        return try_again(x);
+    }
+    if (!rescue->agains && broke_between_events(x)) {
+        rescue->resumes = 1;
+        return try_again(x);
+    }
+    ap_log_rerror(APLOG_MARK, APLOG_DEBUG, 0, x->r,
+                  "not to be rescued: status %d, failed %d, sent %d, broken %d, again %u",
+                  x->head.status, x->failed, x->was_sent, x->broken, rescue->agains);
+    rescue->step = OVER;
+    if (rescue->resumes) {
+        x->failed = 0;
+        x->broken = 1;
+    }
+    return 0;
+}
+
+static int after_initialize(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+    mcp_span_t answer = { rescue->answer.p, rescue->answer.len };
+    int has_failed = x->failed || (x->broken && rescue->verdict == MCP_OPENING_MORE);
+
+    if (has_failed) {
+        if (is_unsent(x)) { /* else it may be slow, or broken: not for mod_proxy to know */
+            mcp_exchange_mark_member(x);
+        }
+        avoid_member(x);
+        return initialize(x);
+    }
+    if (rescue->verdict == MCP_OPENING_MORE) {
+        rescue->verdict = mcp_opening_read(answer, rescue->is_stream, 1, rescue->id, x->r->pool,
+                                           &rescue->version);
+    }
+    rescue->session = apr_pstrdup(x->r->pool, mcp_http_field(&x->head, "Mcp-Session-Id"));
+    if (x->head.status < 200 || x->head.status >= 300 || rescue->verdict != MCP_OPENING_GOOD
+        || !rescue->session || !*rescue->session) {
+        return give_up(x, 1, "the member opens no session");
+    }
+    rescue->old_session = x->q->backend_session;
+    x->q->backend_session = rescue->session;
+    return start_step(x, INITIALIZED);
+}
+
+static int after_initialized(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+    mcp_proxy_request_t *q = x->q;
+    mcp_record_route_t *route = &rescue->claim.route;
+
+    if (x->failed || !x->head.status || x->head.status >= 400) {
+        return give_up(x, 1, "the member does not go on with the session that it has opened");
+    }
+    route->generation = (route->generation > q->generation ? route->generation : q->generation) + 1;
+    route->member = mcp_proxy_member_name(x->r->pool, x->target.worker);
+    route->session = rescue->session;
+    q->generation = route->generation;
+    q->pinned = q->balancer ? x->target.worker : NULL;
+    rescue->old_session = NULL;
+    mcp_proxy_move(x->r, q, x->target.worker);
+    give_claim_back(x, route);
+    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, x->r, MCP_LOGNO(2152)
+                  "session rescued: opened anew at %s; rescue %u of it, %u within a minute",
+                  x->target.worker->s->name_ex, route->generation, route->recent);
+    rescue->is_done = 1;
+    return replay(x);
+}
+
+/* It is the client's to hear of, whatever it was; half a stream must not look like a whole one. */
+static int after_replay(mcp_exchange_t *x)
+{
+    if (x->rescue->resumes) {
+        x->failed = 0;
+        x->broken = 1;
+    }
+    return 0;
+}
+
+static mcp_rescue_t *make_rescue(mcp_exchange_t *x)
+{
+    x->rescue = apr_pcalloc(x->r->pool, sizeof(*x->rescue));
+    return x->rescue;
+}
+
+void mcp_rescue_open(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = make_rescue(x);
+
+    rescue->has_member = rescue->was_refused = 1;
+    begin(x);
+}
+
+int mcp_rescue_goes_on(mcp_exchange_t *x)
+{
+    if (!is_possible(x)) {
+        return 0;
+    }
+    if (x->client_gone || x->draining || x->closed_here || x->is_full) {
+        if (x->rescue) {
+            give_claim_back(x, NULL);
+            x->rescue->step = OVER;
+        }
+        return 0;
+    }
+    if (!x->rescue) {
+        if (!is_unsent(x) && !x->session_gone && !x->broken && x->failed != HTTP_BAD_GATEWAY) {
+            return 0;
+        }
+        make_rescue(x);
+    }
+    switch (x->rescue->step) {
+    case INITIALIZE:
+        return after_initialize(x);
+    case INITIALIZED:
+        return after_initialized(x);
+    case WAITING:
+        return give_up(x, 0, "another request was about to, and did not end");
+    case REPLAY:
+        return x->rescue->is_done ? after_replay(x) : after_request(x);
+    default:
+        return after_request(x);
+    }
+}
+
+/* ---- the gateway's own messages ---- */
+
+int mcp_rescue_is_own(const mcp_exchange_t *x)
+{
+    return x->rescue && (x->rescue->step == INITIALIZE || x->rescue->step == INITIALIZED);
+}
+
+static const char *const not_for_it[] = {
+    "Mcp-Session-Id", "Last-Event-ID", "Accept-Encoding", "Content-Encoding", "Transfer-Encoding",
+    "Expect", "Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since",
+    "If-Range", "MCP-Protocol-Version", "Mcp-Method", "Mcp-Name", NULL
+};
+
+void mcp_rescue_dress(mcp_exchange_t *x, mcp_span_t *body)
+{
+    mcp_rescue_t *rescue = x->rescue;
+    request_rec *r = x->r;
+    int i;
+
+    if (rescue && rescue->step == REPLAY && apr_table_get(r->headers_in, "Last-Event-ID")) {
+        /* An event of the session that is lost. */
+        r->headers_in = apr_table_copy(r->pool, r->headers_in);
+        apr_table_unset(r->headers_in, "Last-Event-ID");
+    }
+    if (!mcp_rescue_is_own(x)) {
+        return;
+    }
+    r->method = "POST";
+    r->headers_in = apr_table_copy(r->pool, r->headers_in);
+    for (i = 0; not_for_it[i]; i++) {
+        apr_table_unset(r->headers_in, not_for_it[i]);
+    }
+    *body = rescue->step == INITIALIZE
+        ? mcp_opening_initialize(rescue->id, rescue->claim.params, r->pool)
+        : mcp_opening_initialized();
+    if (rescue->step == INITIALIZED) {
+        apr_table_setn(r->headers_in, "Mcp-Session-Id", rescue->session);
+        if (rescue->version) {
+            apr_table_setn(r->headers_in, "MCP-Protocol-Version", rescue->version);
+        }
+    }
+    apr_table_setn(r->headers_in, "Content-Type", "application/json");
+    apr_table_setn(r->headers_in, "Accept", "application/json, text/event-stream");
+    apr_table_setn(r->headers_in, "Content-Length", "0"); /* there is one: the builder knows it */
+}
+
+/* ---- answers ---- */
+
+/* The same stream goes on for the client: nothing that it has not begun with. */
+static void take_stream_up(mcp_exchange_t *x)
+{
+    const char *type = mcp_http_field(&x->head, "Content-Type");
+
+    if (x->head.status != HTTP_OK || x->rescue->step != REPLAY || !mcp_answer_is_stream(type)
+        || mcp_http_field(&x->head, "Content-Encoding")) {
+        ap_log_rerror(APLOG_MARK, APLOG_DEBUG, 0, x->r, "the stream cannot go on: %s, %d",
+                      x->rescue->step == REPLAY ? "rescued" : "the session is alive",
+                      x->head.status);
+        x->broken = 1;
+        x->state = MCP_X_END;
+        return;
+    }
+    memset(&x->sse, 0, sizeof(x->sse));
+    /* Its place among all streams says where it comes from. */
+    mcp_streams_close(x);
+    mcp_streams_open(x);
+    x->rescue = NULL;
+    x->last_in = mcp_clock_now();
+    x->state = MCP_X_BODY;
+}
+
+int mcp_rescue_takes_head(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+
+    if (mcp_rescue_is_own(x)) {
+        x->last_in = mcp_clock_now();
+        rescue->is_stream = mcp_answer_is_stream(mcp_http_field(&x->head, "Content-Type"));
+        x->state = rescue->step == INITIALIZE && x->head.status < 300 ? MCP_X_BODY : MCP_X_END;
+        return 1;
+    }
+    if (x->head.status == HTTP_NOT_FOUND && is_possible(x) && !(rescue && rescue->is_done)) {
+        x->session_gone = 1;
+        x->state = MCP_X_END;
+        return 1;
+    }
+    if (rescue && rescue->resumes) {
+        take_stream_up(x);
+        return 1;
+    }
+    if (rescue && rescue->step == REPLAY && x->head.status == HTTP_OK) {
+        x->rescue = NULL;
+    }
+    return 0;
+}
+
+apr_status_t mcp_rescue_take_data(mcp_exchange_t *x, const char *buf, apr_size_t len)
+{
+    mcp_rescue_t *rescue = x->rescue;
+    mcp_span_t answer;
+
+    if (mcp_gather(&rescue->answer, buf, len, MOST_ANSWER, x->r->pool) != APR_SUCCESS) {
+        rescue->verdict = MCP_OPENING_REFUSED;
+        return APR_EOF;
+    }
+    answer = (mcp_span_t){ rescue->answer.p, rescue->answer.len };
+    rescue->verdict = mcp_opening_read(answer, rescue->is_stream, 0, rescue->id, x->r->pool,
+                                       &rescue->version);
+    return rescue->verdict == MCP_OPENING_MORE ? APR_SUCCESS : APR_EOF;
+}
+
+apr_time_t mcp_rescue_deadline(const mcp_exchange_t *x)
+{
+    return x->rescue && (x->state == MCP_X_WAIT || mcp_rescue_is_own(x)) ? x->rescue->until : 0;
+}
+
+/* ---- reading along: which tools only read ---- */
+
+struct mcp_tool_list_t {
+    int is_stream;
+    mcp_gather_t body;
+};
+
+void mcp_rescue_watch_list(mcp_exchange_t *x)
+{
+    const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
+
+    if (!store_of() || !rpc || rpc->kind != MCP_RPC_REQUEST || x->head.status != HTTP_OK
+        || strcmp(rpc->method, "tools/list") != 0
+        || mcp_http_field(&x->head, "Content-Encoding")) {
+        return;
+    }
+    x->list = apr_pcalloc(x->r->pool, sizeof(*x->list));
+    x->list->is_stream = mcp_answer_is_stream(mcp_http_field(&x->head, "Content-Type"));
+}
+
+void mcp_rescue_read_along(mcp_exchange_t *x, const char *buf, apr_size_t len)
+{
+    if (mcp_gather(&x->list->body, buf, len, MOST_LIST, x->r->pool) != APR_SUCCESS) {
+        x->list = NULL;
+    }
+}
+
+static void note_tool(void *baton, const char *name, int is_read_only)
+{
+    const mcp_exchange_t *x = baton;
+
+    mcp_rescue_note_tool(store_of(), x->q->scope, name, is_read_only);
+}
+
+void mcp_rescue_note_list(mcp_exchange_t *x)
+{
+    mcp_span_t body = { x->list->body.p, x->list->body.len };
+
+    if (!x->broken && body.p) {
+        mcp_tools_read(body, x->list->is_stream, mcp_request_get(x->r)->rpc->id, note_tool, x,
+                       x->r->pool);
+    }
+}

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Records of sessions in memory that all children share. A claim is a value that only goes where
+ * none is: it ends by itself should its owner be killed. What is read under a claim was written
+ * before it.
+ */
+#include "mcp_proxy_rescue_store.h"
+
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/rand.h>
+#include <string.h>
+
+/* Room for some that have been rescued, and for tools, too. */
+#define SPARE_PART 4
+#define TOOL_LIFE apr_time_from_sec(24 * 3600)
+
+apr_size_t mcp_rescue_store_size(unsigned entries)
+{
+    apr_size_t size = (apr_size_t)entries * MCP_BLOBS_EACH;
+
+    size += size / SPARE_PART;
+    return size < 2 * MCP_BLOBS_MIN ? 2 * MCP_BLOBS_MIN : size;
+}
+
+static apr_status_t put_near(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                             mcp_record_kind_e kind, mcp_span_t sealed)
+{
+    unsigned char name[MCP_RECORD_NAME];
+
+    mcp_record_name(session, kind, name);
+    return mcp_blobs_put(store->near, name, sealed, store->ttl);
+}
+
+static apr_status_t get(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                        mcp_record_kind_e kind, apr_pool_t *p, mcp_span_t *plain)
+{
+    unsigned char name[MCP_RECORD_NAME];
+    apr_interval_time_t left;
+    mcp_span_t sealed;
+    apr_status_t rv;
+
+    mcp_record_name(session, kind, name);
+    rv = mcp_blobs_get(store->near, name, p, &sealed, &left);
+    return rv == APR_SUCCESS ? mcp_record_decrypt(store->keys, session, kind, sealed, p, plain)
+                             : rv;
+}
+
+static void drop(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                 mcp_record_kind_e kind, const mcp_span_t *only)
+{
+    unsigned char name[MCP_RECORD_NAME];
+
+    mcp_record_name(session, kind, name);
+    mcp_blobs_remove(store->near, name, only);
+}
+
+apr_status_t mcp_rescue_remember(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                                 mcp_span_t params, apr_pool_t *p)
+{
+    mcp_span_t sealed;
+    apr_status_t rv;
+
+    if (params.len > MCP_RECORD_MAX_PARAMS) {
+        return APR_ENOSPC;
+    }
+    rv = mcp_record_encrypt(store->keys, session, MCP_RECORD_PARAMS, params, p, &sealed);
+    if (rv != APR_SUCCESS) {
+        return rv;
+    }
+    /* A server may give an id out again: what an earlier session had does not hold for this one. */
+    drop(store, session, MCP_RECORD_ROUTE, NULL);
+    rv = put_near(store, session, MCP_RECORD_PARAMS, sealed);
+    if (store->far.redis) {
+        mcp_rescue_far_remember(&store->far, session, sealed, store->ttl, p);
+    }
+    return rv;
+}
+
+static apr_status_t read_route(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                               apr_pool_t *p, mcp_record_route_t *route)
+{
+    mcp_span_t plain;
+    apr_status_t rv = get(store, session, MCP_RECORD_ROUTE, p, &plain);
+
+    if (rv == APR_SUCCESS) {
+        rv = mcp_record_read_route(plain, route);
+    }
+    if (rv != APR_SUCCESS) {
+        *route = (mcp_record_route_t){ 0, "", "", 0, 0 };
+    }
+    return rv == APR_SUCCESS ? APR_SUCCESS : APR_NOTFOUND;
+}
+
+void mcp_rescue_prolong(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                        apr_interval_time_t life)
+{
+    unsigned char name[MCP_RECORD_NAME];
+
+    mcp_record_name(session, MCP_RECORD_PARAMS, name);
+    mcp_blobs_prolong(store->near, name, life);
+    mcp_record_name(session, MCP_RECORD_ROUTE, name);
+    mcp_blobs_prolong(store->near, name, life);
+}
+
+apr_status_t mcp_rescue_find_route(const mcp_rescue_store_t *store,
+                                   const mcp_session_key_t *session, apr_pool_t *p,
+                                   mcp_record_route_t *route)
+{
+    mcp_rescue_prolong(store, session, store->ttl);
+    return read_route(store, session, p, route);
+}
+
+/* What the far store has is what counts: keep it here, too. */
+static void take_over(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                      mcp_record_kind_e kind, mcp_span_t sealed)
+{
+    if (sealed.p) {
+        put_near(store, session, kind, sealed);
+    }
+}
+
+static apr_status_t claim_far(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                              mcp_span_t token, apr_interval_time_t life, apr_pool_t *p)
+{
+    mcp_span_t params, route;
+    apr_status_t rv;
+
+    if (!store->far.redis) {
+        return APR_SUCCESS;
+    }
+    rv = mcp_rescue_far_claim(&store->far, session, token, life, p, &params, &route);
+    take_over(store, session, MCP_RECORD_PARAMS, params);
+    take_over(store, session, MCP_RECORD_ROUTE, route);
+    /* While it does not answer, each gateway does what it can. */
+    return rv == APR_EBUSY ? rv : APR_SUCCESS;
+}
+
+static void release(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                    mcp_span_t token, mcp_span_t route, apr_pool_t *p)
+{
+    if (store->far.redis) {
+        mcp_rescue_far_release(&store->far, session, token, route, store->ttl, p);
+    }
+    drop(store, session, MCP_RECORD_CLAIM, &token);
+}
+
+apr_status_t mcp_rescue_claim(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                              apr_interval_time_t life, apr_pool_t *p, mcp_rescue_claim_t *claim)
+{
+    static const mcp_span_t nothing = { NULL, 0 }, none = { "", 0 };
+    unsigned char name[MCP_RECORD_NAME];
+    mcp_span_t token = { claim->token, MCP_RESCUE_TOKEN };
+    apr_status_t rv;
+
+    RAND_bytes((unsigned char *)claim->token, MCP_RESCUE_TOKEN);
+    mcp_record_name(session, MCP_RECORD_CLAIM, name);
+    rv = mcp_blobs_put_over(store->near, name, token, life, none) == APR_SUCCESS ? APR_SUCCESS
+                                                                                : APR_EBUSY;
+    if (rv == APR_SUCCESS) {
+        rv = claim_far(store, session, token, life, p);
+        if (rv != APR_SUCCESS) {
+            mcp_blobs_remove(store->near, name, &token);
+        }
+    }
+    read_route(store, session, p, &claim->route);
+    if (rv == APR_SUCCESS
+        && get(store, session, MCP_RECORD_PARAMS, p, &claim->params) != APR_SUCCESS) {
+        release(store, session, token, nothing, p);
+        return APR_NOTFOUND;
+    }
+    return rv;
+}
+
+apr_status_t mcp_rescue_release(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                                const mcp_rescue_claim_t *claim, const mcp_record_route_t *route,
+                                apr_pool_t *p)
+{
+    mcp_span_t token = { claim->token, MCP_RESCUE_TOKEN }, sealed = { NULL, 0 };
+    apr_status_t rv = APR_SUCCESS;
+
+    if (route) {
+        rv = mcp_record_encrypt(store->keys, session, MCP_RECORD_ROUTE,
+                                mcp_record_write_route(route, p), p, &sealed);
+        if (rv == APR_SUCCESS) {
+            rv = put_near(store, session, MCP_RECORD_ROUTE, sealed);
+        }
+        else {
+            sealed.p = NULL;
+        }
+    }
+    release(store, session, token, sealed, p);
+    return rv;
+}
+
+void mcp_rescue_forget(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                       apr_pool_t *p)
+{
+    drop(store, session, MCP_RECORD_PARAMS, NULL);
+    drop(store, session, MCP_RECORD_ROUTE, NULL);
+    if (store->far.redis) {
+        mcp_rescue_far_forget(&store->far, session, p);
+    }
+}
+
+static void name_tool(const char *scope, const char *tool, unsigned char name[MCP_RECORD_NAME])
+{
+    unsigned size = MCP_RECORD_NAME;
+
+    HMAC(EVP_sha256(), scope, (int)strlen(scope), (const unsigned char *)tool, strlen(tool), name,
+         &size);
+}
+
+void mcp_rescue_note_tool(const mcp_rescue_store_t *store, const char *scope, const char *tool,
+                          int is_read_only)
+{
+    static const mcp_span_t mark = { "R", 1 };
+    unsigned char name[MCP_RECORD_NAME];
+
+    name_tool(scope, tool, name);
+    if (is_read_only) {
+        mcp_blobs_put(store->near, name, mark, TOOL_LIFE);
+    }
+    else {
+        mcp_blobs_remove(store->near, name, NULL);
+    }
+}
+
+int mcp_rescue_tool_reads(const mcp_rescue_store_t *store, const char *scope, const char *tool)
+{
+    unsigned char name[MCP_RECORD_NAME];
+
+    name_tool(scope, tool, name);
+    return mcp_blobs_prolong(store->near, name, TOOL_LIFE) == APR_SUCCESS;
+}

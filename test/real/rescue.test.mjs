@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// MCPProxyRescue with real clients: their server's process is killed under them, and comes back with
+// an empty memory, again and again. The client must not notice: no error, no new id, every call
+// answered, announcements on the standing stream that it has had from the beginning.
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { connect1, connect2, textOf } from './lib/clients.mjs';
+import { startGateway, stock } from './lib/gateway.mjs';
+import { soon, start, startServers, stop, until } from './lib/servers.mjs';
+
+const call = async (client, name, args = {}) =>
+    textOf(await client.callTool({ name, arguments: args }));
+
+const whereOf = async client => (await call(client, 'whoami')).split(' ')[0];
+
+function keyIn(work) {
+    const key = path.join(work, 'key');
+    fs.writeFileSync(key, `${randomBytes(32).toString('base64')}\n`, { mode: 0o600 });
+    return `MCPProxySessionKey file:${key}`;
+}
+
+const stores = {
+    table: () => [],
+    sealed: work => ['MCPProxyAffinity sealed', keyIn(work)],
+    redis: work => [keyIn(work), `MCPProxySessionStore redis+unix:${work}/socket?db=0`],
+};
+const withRedis = spawnSync('redis-server', ['--version']).status === 0;
+
+// In a folder of its own, which httpd's children may enter.
+async function startRedis(work) {
+    fs.chmodSync(work, 0o755);
+    const child = start('redis-server', ['--port', '0', '--unixsocket', `${work}/socket`,
+        '--unixsocketperm', '777', '--save', '', '--dir', work], { stdio: 'ignore' });
+    await until(() => fs.existsSync(`${work}/socket`), 'redis-server listens');
+    return child;
+}
+
+for (const [name, directives] of Object.entries(stores)) {
+    describe(`rescue, ${name}`, { skip: stock || (name === 'redis' && !withRedis) }, () => {
+        const work = fs.mkdtempSync(path.join(os.tmpdir(), 'mcp-rescue-'));
+        let servers;
+        let gateway;
+        let redis;
+
+        before(async () => {
+            redis = name === 'redis' ? await startRedis(work) : undefined;
+            servers = await startServers(['a', 'b'], 'sessions', { retry: 20 });
+            gateway = await startGateway({
+                // A member that is back is used again at once.
+                balancers: [{ name: 'mcp', servers }],
+                locations: [{ path: '/mcp', to: 'balancer://mcp/mcp' }],
+                directives: ['MCPProxyRescue On', ...directives(work)],
+            });
+            gateway.expect(/MCP204[256]/, /AH01170/);
+        });
+        after(async () => {
+            try {
+                await gateway?.stop();
+            } finally {
+                await Promise.all((servers ?? []).map(server => server.stop()));
+                if (redis)
+                    await stop(redis);
+                fs.rmSync(work, { recursive: true });
+            }
+        });
+
+        const named = wanted => servers.find(server => server.name === wanted);
+        const sessionsOf = async server => server.tell('sessions');
+        const streamsOf = async server => (await server.seen())
+            .filter(entry => entry.method === 'GET' && entry.open).length;
+
+        // As by the kernel, for want of memory.
+        const kill = server => server.stop('SIGKILL');
+
+        test('a 1.x client whose server is killed', () => soon((async () => {
+            const client = await connect1(gateway.url('/mcp'));
+            const id = client.transport.sessionId;
+            const errors = [];
+            client.onerror = error => errors.push(error);
+            let home = await whereOf(client);
+            await until(async () => await streamsOf(named(home)) === 1, 'the standing stream');
+            for (let round = 0; round < 2; round++) {
+                const dead = named(home);
+                await kill(dead);
+                // Many at once, the moment that it is gone.
+                const answers = await Promise.all([...Array(20).keys()]
+                    .map(i => call(client, 'echo', { text: `n${i}` })));
+                assert.deepEqual(answers, answers.map((_, i) => `n${i}`));
+                home = await whereOf(client);
+                assert.notEqual(home, dead.name);
+                await until(async () => await streamsOf(named(home)) === 1, 'the stream goes on');
+                assert.equal((await sessionsOf(named(home))).length, 1);
+                await call(client, 'announce', { text: `at ${home}` });
+                await until(() => client.heard.at(-1) === `at ${home}`, 'the announcement');
+                assert.equal(await call(client, 'ask_model', { apart: true }), 'abacus: four');
+                await dead.start(dead.port);
+            }
+            assert.equal((await client.listTools()).tools.length > 5, true);
+            assert.equal(client.transport.sessionId, id);
+            assert.deepEqual(errors, []);
+            await client.transport.terminateSession();
+            await client.close();
+            assert.deepEqual(await sessionsOf(named(home)), []);
+        })(), 'the conversation', 60000));
+
+        test('a 2.x client of the session generation', () => soon((async () => {
+            const client = await connect2(gateway.url('/mcp'), 'auto');
+            const errors = [];
+            client.onerror = error => errors.push(error);
+            let home = await whereOf(client);
+            const dead = named(home);
+            await kill(dead);
+            home = await whereOf(client);
+            assert.notEqual(home, dead.name);
+            assert.equal(await call(client, 'echo', { text: 'on' }), 'on');
+            await dead.start(dead.port);
+            assert.deepEqual(errors, []);
+            await client.close();
+        })(), 'the conversation', 60000));
+
+        test('a client whose session is forgotten', () => soon((async () => {
+            const client = await connect1(gateway.url('/mcp'));
+            const id = client.transport.sessionId;
+            for (let round = 0; round < 2; round++) {
+                const home = named(await whereOf(client));
+                for (const { id: known } of await sessionsOf(home))
+                    await home.tell('forget', { id: known });
+                assert.equal(await call(client, 'echo', { text: 'on' }), 'on');
+            }
+            assert.equal(client.transport.sessionId, id);
+            await client.close();
+        })(), 'the conversation', 60000));
+    });
+}
