@@ -223,6 +223,17 @@ static void keep_raw(mcp_exchange_t *x, const char *buf, apr_size_t len)
     x->raw_len += len;
 }
 
+/* What is read off x->raw is no room for what comes: a rescue has several answers. */
+static char *take_raw(mcp_exchange_t *x, apr_size_t len)
+{
+    char *taken = x->raw;
+
+    x->raw += len;
+    x->raw_len -= len;
+    x->raw_room -= len;
+    return taken;
+}
+
 static mcp_exchange_wait_e bad_head(mcp_exchange_t *x, const char *why)
 {
     ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, x->r, MCP_LOGNO(2044)
@@ -246,9 +257,7 @@ static mcp_exchange_wait_e parse_head(mcp_exchange_t *x)
         if (rv != APR_SUCCESS) {
             return bad_head(x, x->head.error);
         }
-        x->raw += used;
-        x->raw_len -= used;
-        x->raw_room -= used;
+        take_raw(x, used);
         if (x->head.status >= 200) {
             break;
         }
@@ -410,12 +419,8 @@ static mcp_exchange_wait_e step_body(mcp_exchange_t *x, int on_worker, char *buf
         x->blocked_since = 0;
     }
     if (x->raw_len) {
-        char *raw = x->raw;
-
         len = x->raw_len < WRITE_MOST ? x->raw_len : WRITE_MOST;
-        x->raw += len;
-        x->raw_len -= len;
-        pass_on(x, raw, len);
+        pass_on(x, take_raw(x, len), len);
         x->leftover |= x->body.done && x->raw_len > 0;
     }
     else if (x->body.done) {

@@ -424,6 +424,17 @@ def test_an_answer_to_initialize_may_be_an_event_stream(gateway, server):
     assert_opened_as_by_the_client(other)
 
 
+def test_an_answer_longer_than_the_one_before_it_has_room(gateway, server):
+    """The answers of a rescue come into one buffer, one after the other."""
+    gw, home, other, client = two(gateway, server)
+    other.instructions = "i" * 30000
+    other.more_headers = [("X-Long-%d" % i, "h" * 7500) for i in range(2)]
+    home.kill()
+    for _ in range(3):
+        assert client.where() == other.name
+    assert_opened_as_by_the_client(other)
+
+
 def test_rescues_one_after_the_other_follow_the_members(gateway, server):
     gw, home, other, client = two(gateway, server, member="retry=0")
     for _ in range(2):

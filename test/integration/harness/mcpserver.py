@@ -61,6 +61,8 @@ class McpServer:
         self.refuses_to_open = False
         self.forgets_at_once = False  # no session that it opens is known
         self.opens_by_stream = False
+        self.instructions = None  # what initialize says
+        self.more_headers = []  # of each answer without a stream
         self.answers_with_session = False  # as some do with every answer
         self.has_no_streams = False
         self.tools = None  # the answer to tools/list
@@ -261,7 +263,7 @@ class McpServer:
             return _reply(writer, 404, error(message.get("id"), -32001, "no such session"))
         if method is None or "id" not in message:
             self.replies += [message] if method is None else []
-            return _reply(writer, 202, None)
+            return _reply(writer, 202, None, self.more_headers)
         if method == "subscriptions/listen":
             _stream_head(writer)
             writer.write(chunk(sse({"jsonrpc": "2.0", "method": "notifications/subscribed"})))
@@ -288,6 +290,8 @@ class McpServer:
                 "serverInfo": {"name": self.name, "version": "1"},
             },
         )
+        if self.instructions:
+            answer["result"]["instructions"] = self.instructions
         if self.opens_by_stream:
             _stream_head(writer, [("Mcp-Session-Id", session)])
             note = {"jsonrpc": "2.0", "method": "notifications/message", "params": {}}
