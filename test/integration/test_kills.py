@@ -50,7 +50,6 @@ def streams_on_children(gateway, server, count=STREAMS, **options):
     servers = [server("a"), server("b")]
     gw = gateway(*servers, server=[*MANAGER, *METRICS], children=3, threads=4, **options)
     gw.expect_log("AH00484", optional=True)
-    gw.expect_log("AH10392", optional=True)
     clients = [Mcp(gw).initialize() for _ in range(count)]
     streams = [client.listen() for client in clients]
     return gw, servers, clients, streams
@@ -93,7 +92,6 @@ def test_kills_under_load_lose_only_what_the_child_had(gateway, server, fleet):
     servers = [server("a"), server("b")]
     gw = gateway(*servers, server=METRICS, children=3, threads=8, spare=6)
     gw.expect_log("AH00484", optional=True)
-    gw.expect_log("AH10392", optional=True)
     ships = fleet(gw)
     ships.listen(100)
     ships.call(12, pause=0.002)

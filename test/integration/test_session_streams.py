@@ -109,7 +109,6 @@ def test_reject_finds_out_that_the_first_ones_client_is_gone_without_a_word(gate
 
 def test_reject_forgets_the_stream_of_a_killed_child(gateway, server):
     gw, a, mcp = one_session(gateway, server, "reject")
-    gw.expect_log("AH10392", optional=True)  # httpd: "children are killed successively!"
     stream = mcp.listen()
     a.wait_streams(1)
     for pid in gw.children():

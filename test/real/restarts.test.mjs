@@ -128,7 +128,7 @@ for (const [name, directives] of Object.entries(affinities)) {
                 const calls = callSteadily(clients);
                 for (const round of ['one', 'two']) {
                     await calls.more();
-                    await world.gateway.restart();
+                    await world.gateway.graceful();
                     await until(() => allStanding(world, clients), 'the streams again');
                     await hearAnnouncements(clients, round);
                 }
@@ -159,7 +159,7 @@ describe('stateless', { skip: stock }, () => {
                 client.listen({ toolsListChanged: true })));
             const calls = callSteadily(clients);
             const subscriptions = await listen();
-            await world.gateway.restart();
+            await world.gateway.graceful();
             const ends = await soon(Promise.all(subscriptions.map(one => one.closed)), 'the ends');
             assert.deepEqual(new Set(ends), new Set(['graceful']));
             await Promise.all((await listen()).map(one => one.close()));
