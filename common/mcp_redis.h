@@ -106,6 +106,7 @@ typedef struct mcp_redis_job_t {
     mcp_redis_info_t info;
     int fd;
     short events;            /* POLLIN or POLLOUT */
+    int keeps_wire;          /* set by the caller: wire is its own when the job is done */
     struct mcp_redis_wire_t *wire; /* private, as what follows */
     int stage;
     int next;                /* the command whose reply is awaited */

@@ -6,21 +6,31 @@
  */
 #include "mcp_rl_purse.h"
 
+#include <sched.h>
 #include <stddef.h>
 #include <string.h>
 
-#define PURSES 16384
-/* A key that asked Redis less than this ago asks all the time. */
-#define BUSY apr_time_from_msec(100)
+#define PURSES 65536
 #define FIRST_LOAN 4
 /* A loan is asked for by one request at a time; one whose answer was lost blocks no longer. */
 #define PATIENCE apr_time_from_msec(200)
+/* A place whose key has not been seen for so long is another's, if nothing lent is in it. */
+#define FORGOTTEN apr_time_from_sec(2)
+#define SPINS 1000
+
+/* How a bucket lends. */
+typedef struct terms_t {
+    apr_interval_time_t busy; /* a key that is seen again within this asks all the time */
+    unsigned streak;          /* questions in a row, each so, before the first loan */
+    apr_int64_t most;         /* tokens in a loan */
+    int early;                /* ask for more when half is spent */
+} terms_t;
 
 typedef struct purse_t {
     apr_uint32_t taken;
-    apr_uint32_t reserved;
+    apr_uint32_t streak;
     apr_uint64_t key[2];
-    apr_time_t asked;         /* the last round trip */
+    apr_time_t seen;          /* the last request */
     apr_time_t lending;       /* a loan is being asked for, since then; 0: no */
     apr_time_t until;         /* of what is in it */
     apr_time_t reset_at;
@@ -32,6 +42,8 @@ typedef struct purse_t {
 } purse_t;
 
 struct mcp_rl_purses_t {
+    apr_time_t listening;     /* until; atomic, as what follows */
+    apr_time_t claimed;
     purse_t purse[PURSES];
 };
 
@@ -45,10 +57,34 @@ mcp_rl_purses_t *mcp_rl_purses_at(void *mem)
     return mem;
 }
 
+void mcp_rl_purses_listen(mcp_rl_purses_t *purses, apr_time_t until)
+{
+    __atomic_store_n(&purses->listening, until, __ATOMIC_RELAXED);
+    __atomic_store_n(&purses->claimed, until, __ATOMIC_RELAXED);
+}
+
+int mcp_rl_purses_claim(mcp_rl_purses_t *purses, apr_time_t now, apr_time_t until)
+{
+    apr_time_t claimed = __atomic_load_n(&purses->claimed, __ATOMIC_RELAXED);
+
+    return claimed <= now
+        && __atomic_compare_exchange_n(&purses->claimed, &claimed, until, 0, __ATOMIC_RELAXED,
+                                       __ATOMIC_RELAXED);
+}
+
 int mcp_rl_purse_is_for(const mcp_rl_ask_t *ask)
 {
     return ask->rule->kind == MCP_RL_BUCKET && ask->mode == MCP_RL_TAKE
-        && ask->rule->burst >= MCP_RL_LEND_MIN_BURST;
+        && ask->rule->burst >= MCP_RL_LEND_LEAST_BURST;
+}
+
+static terms_t terms_of(const mcp_rl_rule_t *rule)
+{
+    if (rule->burst < MCP_RL_LEND_LARGE_BURST) {
+        return (terms_t){ .busy = apr_time_from_sec(2), .streak = 8, .most = rule->burst / 4 };
+    }
+    return (terms_t){ .busy = apr_time_from_msec(100), .streak = 1, .early = 1,
+                      .most = rule->burst < 64 * 256 ? rule->burst / 64 : 256 };
 }
 
 static purse_t *take(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_uint64_t key[2])
@@ -69,31 +105,30 @@ static void give(purse_t *purse)
     __atomic_store_n(&purse->taken, 0, __ATOMIC_RELEASE);
 }
 
-static void consider_loan(purse_t *purse, const mcp_rl_ask_t *ask, apr_time_t now,
-                          mcp_rl_loan_t *loan)
+static int may_lend(const mcp_rl_purses_t *purses, const mcp_rl_rule_t *rule, apr_time_t now)
 {
-    apr_int64_t most = ask->rule->burst / MCP_RL_LEND_PART;
+    return rule->burst >= MCP_RL_LEND_LARGE_BURST
+        || __atomic_load_n(&purses->listening, __ATOMIC_RELAXED) > now;
+}
 
-    most = most < MCP_RL_LEND_MOST ? most : MCP_RL_LEND_MOST;
-    if (now - purse->asked < BUSY && now - purse->lending > PATIENCE) {
-        if (!purse->size) {
-            purse->size = FIRST_LOAN;
-        }
-        else if (purse->owed) {
-            /* Spent in time: twice as much. Else what was spent, and one. */
-            purse->size = purse->until > now ? 2 * purse->size : purse->owed - purse->tokens + 1;
-        }
-        purse->size = purse->size < most ? purse->size : most;
-        if (purse->until <= now) {
-            purse->tokens = 0;
-        }
-        loan->want = purse->size;
-        loan->settle = purse->owed - purse->tokens;
-        loan->generation = purse->generation;
-        purse->owed = purse->tokens;
-        purse->lending = now;
+static void ask_for_loan(purse_t *purse, const terms_t *terms, apr_time_t now, mcp_rl_loan_t *loan)
+{
+    if (!purse->size) {
+        purse->size = FIRST_LOAN;
     }
-    purse->asked = now;
+    else if (purse->owed) {
+        /* Spent in time: twice as much. Else what was spent, and one. */
+        purse->size = purse->until > now ? 2 * purse->size : purse->owed - purse->tokens + 1;
+    }
+    purse->size = purse->size < terms->most ? purse->size : terms->most;
+    if (purse->until <= now) {
+        purse->tokens = 0;
+    }
+    loan->want = purse->size;
+    loan->settle = purse->owed - purse->tokens;
+    loan->generation = purse->generation;
+    purse->owed = purse->tokens;
+    purse->lending = now;
 }
 
 int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_t now,
@@ -101,7 +136,8 @@ int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_
 {
     apr_uint64_t key[2];
     purse_t *purse = take(purses, ask, key);
-    int paid = 0;
+    int paid = 0, is_asked;
+    terms_t terms;
 
     memset(loan, 0, sizeof(*loan));
     if (!purse) {
@@ -109,30 +145,39 @@ int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_
     }
     if (memcmp(purse->key, key, sizeof(purse->key)) != 0) {
         /* One that is in use keeps its place; what it was lent is void with it otherwise. */
-        if (now - purse->asked > BUSY && purse->until <= now) {
-            memset(&purse->key, 0, sizeof(*purse) - offsetof(purse_t, key));
+        if (now - purse->seen > FORGOTTEN && purse->until <= now) {
+            memset(&purse->streak, 0, sizeof(*purse) - offsetof(purse_t, streak));
             memcpy(purse->key, key, sizeof(purse->key));
-            purse->asked = now;
+            purse->seen = now;
         }
+        give(purse);
+        return 0;
     }
+    terms = terms_of(ask->rule);
+    is_asked = now - purse->lending <= PATIENCE;
     /* One asks for more while the others still live on the rest. */
-    else if (purse->until > now && purse->tokens >= ask->cost
-             && (purse->tokens > purse->size / 2 || now - purse->lending <= PATIENCE)) {
+    if (purse->until > now && purse->tokens >= ask->cost
+        && (!terms.early || purse->tokens > purse->size / 2 || is_asked)) {
         purse->tokens -= ask->cost;
         verdict->allowed = paid = 1;
+        verdict->lent_out = 0;
         verdict->remaining = purse->remaining + purse->tokens;
         verdict->wait = verdict->wait_one = 0;
         verdict->reset = purse->reset_at > now ? purse->reset_at - now : 0;
     }
     else {
-        consider_loan(purse, ask, now, loan);
+        purse->streak = now - purse->seen < terms.busy ? purse->streak + 1 : 0;
+        if (purse->streak >= terms.streak && !is_asked && may_lend(purses, ask->rule, now)) {
+            ask_for_loan(purse, &terms, now, loan);
+        }
     }
+    purse->seen = now;
     give(purse);
     return paid;
 }
 
 void mcp_rl_purse_fill(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_t sent,
-                       const mcp_rl_verdict_t *verdict, const mcp_rl_loan_t *loan)
+                       mcp_rl_verdict_t *verdict, const mcp_rl_loan_t *loan)
 {
     apr_uint64_t key[2];
     purse_t *purse = take(purses, ask, key);
@@ -154,6 +199,32 @@ void mcp_rl_purse_fill(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_tim
         }
         purse->remaining = verdict->remaining;
         purse->reset_at = sent + verdict->reset;
+        verdict->remaining += purse->tokens;
     }
     give(purse);
+}
+
+int mcp_rl_purse_empty(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, mcp_rl_loan_t *loan)
+{
+    apr_uint64_t key[2];
+    purse_t *purse;
+    int spins = 0;
+
+    memset(loan, 0, sizeof(*loan));
+    while ((purse = take(purses, ask, key)) == NULL) {
+        if (++spins == SPINS) {
+            return 0;
+        }
+        sched_yield();
+    }
+    if (memcmp(purse->key, key, sizeof(purse->key)) == 0 && purse->tokens > 0) {
+        loan->given = purse->tokens;
+        loan->settle = purse->owed - purse->tokens;
+        loan->generation = purse->generation;
+        purse->tokens = purse->owed = 0;
+        purse->until = 0;
+        purse->streak = 0;
+    }
+    give(purse);
+    return loan->given > 0;
 }

@@ -74,6 +74,7 @@ typedef struct mcp_rl_ask_t {
 
 typedef struct mcp_rl_verdict_t {
     int allowed;
+    int lent_out;                 /* refused, but others were lent enough and are asked for it */
     apr_int64_t remaining;
     apr_interval_time_t wait;     /* until the same question may be admitted; 0: now */
     apr_interval_time_t wait_one; /* the same for a cost of 1 */

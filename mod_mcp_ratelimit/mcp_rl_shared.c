@@ -13,7 +13,7 @@
 
 #include "mcp_lasting.h"
 
-#define MAIN_KEY "mcp_ratelimit.main/1"
+#define MAIN_KEY "mcp_ratelimit.main/2"
 #define TABLE_KEY "mcp_ratelimit.table/1"
 #define ROWS 32768
 #define ALIGN 64

@@ -80,6 +80,12 @@ void mcp_rl_store_decide(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count,
 int mcp_rl_store_is_denied(mcp_rl_store_t *store, const mcp_rl_ask_t *asks, int count,
                            mcp_rl_outcome_t *outcome);
 
+/**
+ * Give back to Redis what its bucket has lent to this machine.
+ * @return whether there was anything, and Redis has taken it
+ */
+int mcp_rl_store_give_back(mcp_rl_store_t *store, const mcp_rl_ask_t *ask);
+
 /** How long the holder of a lease may trust it that was asked for at @a sent. */
 apr_time_t mcp_rl_store_deadline(const mcp_rl_store_t *store, apr_time_t sent);
 
