@@ -32,10 +32,9 @@ struct mcp_rl_stream_t {
  * @param gives_back whether all slots of this child are given back when it ends; otherwise, where
  *        that may happen in a signal handler, other children give them back
  * @param exiting the pool whose end is the child's
- * @param p a pool that lives at least as long, for the thread
  */
 apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store, int gives_back,
-                                 apr_pool_t *exiting, apr_pool_t *p);
+                                 apr_pool_t *exiting);
 
 /** The slot is the stream's from now on. Any thread. */
 void mcp_rl_keeper_add(mcp_rl_keeper_t *keeper, mcp_rl_stream_t *stream);

@@ -107,7 +107,7 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
         process->store.redis = &process->redis;
     }
     rv = mcp_rl_keeper_start(&process->keeper, &process->store,
-                              is_threaded != AP_MPMQ_NOT_SUPPORTED, pchild, p);
+                              is_threaded != AP_MPMQ_NOT_SUPPORTED, pchild);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s, MCP_LOGNO(3005)
                      "no thread for the keeper: slots would not be given back");
