@@ -153,6 +153,7 @@ fails words 'quick.sh' 'mkdir conf; echo "log=/""tmp/x" >conf/quick.sh'
 fails registered 'test_mcp_b.c is not in' 'echo >test/unit/test_mcp_b.c'
 fails registered 'fuzz_mcp_b.c is not in' 'mkdir test/fuzz; echo >test/fuzz/fuzz_mcp_b.c'
 fails registered 'check_b.sh is not in' 'mkdir test/guard; echo >test/guard/check_b.sh'
+fails registered 'b.test.mjs is not shipped' 'mkdir test/real; echo >test/real/b.test.mjs'
 fails registered 'forgotten is in no case' 'echo "START_TEST(forgotten)" >>test/unit/test_mcp_a.c'
 
 for guard in "$guards"/check_*.sh; do
