@@ -2,7 +2,7 @@
 #ifndef CACHE_FIXTURE_H
 #define CACHE_FIXTURE_H
 
-/* What the tests of the cache share: a pool for each test, spans of literals, running a suite. */
+/* What the tests of the cache share: a pool for each test, spans of literals. */
 #include <apr_general.h>
 #include <apr_pools.h>
 #include <apr_strings.h>
@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "mcp_span.h"
+#include "run_suite.h"
 
 static apr_pool_t *pool;
 
@@ -30,18 +31,6 @@ static inline mcp_span_t span(const char *text)
     mcp_span_t s = {text, strlen(text)};
 
     return s;
-}
-
-static inline int run_suite(Suite *suite)
-{
-    SRunner *runner = srunner_create(suite);
-    int failed;
-
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    apr_terminate();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 #endif

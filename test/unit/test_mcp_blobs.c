@@ -168,7 +168,6 @@ int main(void)
     TCase *store = tcase_create("store");
     Suite *suite = suite_create("mcp_blobs");
 
-    apr_initialize();
     tcase_add_checked_fixture(store, make_store, drop_store);
     tcase_add_test(store, a_place_that_is_taken_is_not_given_twice);
     tcase_add_test(store, values_of_several_blocks_are_compared_whole);

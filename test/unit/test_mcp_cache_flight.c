@@ -158,7 +158,6 @@ int main(void)
     TCase *table = tcase_create("flights");
     Suite *suite = suite_create("mcp_cache_flight");
 
-    apr_initialize();
     tcase_add_checked_fixture(table, make_table, drop_table);
     tcase_add_test(table, one_leads_and_the_others_wait);
     tcase_add_test(table, after_a_landing_the_next_leads_again);

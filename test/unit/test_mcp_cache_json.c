@@ -257,7 +257,6 @@ int main(void)
     TCase *canon = tcase_create("canonical"), *walk = tcase_create("walk");
     Suite *suite = suite_create("mcp_cache_json");
 
-    apr_initialize();
     tcase_add_checked_fixture(canon, make_pool, drop_pool);
     tcase_add_checked_fixture(walk, make_pool, drop_pool);
     tcase_set_timeout(canon, 60);

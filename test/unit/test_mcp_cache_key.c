@@ -137,7 +137,6 @@ int main(void)
     TCase *keys = tcase_create("keys");
     Suite *suite = suite_create("mcp_cache_key");
 
-    apr_initialize();
     tcase_add_checked_fixture(keys, make_pool, drop_pool);
     tcase_add_test(keys, each_part_moves_the_digest);
     tcase_add_test(keys, a_part_cannot_reach_into_the_next);

@@ -246,7 +246,6 @@ int main(void)
     TCase *store = tcase_create("store");
     Suite *suite = suite_create("mcp_cache_shm");
 
-    apr_initialize();
     tcase_add_checked_fixture(store, make_store, drop_store);
     tcase_set_timeout(store, 120);
     tcase_add_test(store, keeps_bytes_of_any_length_as_they_are);

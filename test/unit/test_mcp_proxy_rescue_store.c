@@ -233,7 +233,6 @@ int main(void)
     TCase *tests = tcase_create("store");
     Suite *suite = suite_create("mcp_proxy_rescue_store");
 
-    apr_initialize();
     tcase_add_checked_fixture(tests, make_store, drop_store);
     tcase_add_test(tests, a_rescue_starts_from_the_clients_own_parameters);
     tcase_add_test(tests, only_one_rescues_and_the_others_see_what_came_of_it);

@@ -71,7 +71,6 @@ int main(void)
     TCase *tests = tcase_create("tools");
     Suite *suite = suite_create("mcp_proxy_tools");
 
-    apr_initialize();
     tcase_add_checked_fixture(tests, make_pool, drop_pool);
     tcase_add_loop_test(tests, a_tool_only_reads_if_its_server_says_so, 0,
                         (int)(sizeof(lists) / sizeof(*lists)));

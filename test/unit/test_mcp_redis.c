@@ -16,6 +16,7 @@
 #include "mcp_clock.h"
 #include "mcp_redis.h"
 #include "mcp_store_url.h"
+#include "run_suite.h"
 
 #define HELLO "+OK\r\n$62\r\nrun_id:abcdef\r\nserver_time_usec:5000000\r\nuptime_in_seconds:2\r\n\r\n"
 
@@ -378,8 +379,6 @@ int main(void)
 {
     TCase *tcase = tcase_create("redis");
     Suite *suite = suite_create("mcp_redis");
-    SRunner *runner;
-    int failed;
 
     tcase_set_timeout(tcase, 60);
     tcase_add_checked_fixture(tcase, setup, teardown);
@@ -395,9 +394,5 @@ int main(void)
     tcase_add_loop_test(tcase, reads_the_address_of_a_store_whole_or_not_at_all, 0,
                         sizeof(urls) / sizeof(*urls));
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

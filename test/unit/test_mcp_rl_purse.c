@@ -5,6 +5,7 @@
 #include <check.h>
 
 #include "mcp_rl_purse.h"
+#include "run_suite.h"
 
 #define SECOND APR_USEC_PER_SEC
 #define MS 1000
@@ -214,8 +215,6 @@ int main(void)
 {
     TCase *tcase = tcase_create("purse");
     Suite *suite = suite_create("mcp_rl_purse");
-    SRunner *runner;
-    int failed;
 
     tcase_set_timeout(tcase, 60);
     tcase_add_checked_fixture(tcase, setup, teardown);
@@ -225,9 +224,5 @@ int main(void)
     tcase_add_test(tcase, another_generation_voids_what_is_left_of_the_last);
     tcase_add_test(tcase, purses_and_bucket_together_give_out_no_more_than_the_bucket_alone);
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

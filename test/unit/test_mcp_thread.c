@@ -6,6 +6,8 @@
 #include <check.h>
 #include <stdlib.h>
 
+#include "run_suite.h"
+
 #define LONG apr_time_from_sec(600)
 
 static mcp_thread_t thread;
@@ -124,10 +126,7 @@ int main(void)
 {
     TCase *waits = tcase_create("waits"), *ends = tcase_create("ends");
     Suite *suite = suite_create("mcp_thread");
-    SRunner *runner;
-    int failed;
 
-    apr_initialize();
     tcase_add_test(waits, takes_no_signals_and_leaves_its_starter_as_it_was);
     tcase_add_test(waits, is_woken_for_work_and_for_its_end);
     tcase_add_test(waits, does_not_wait_when_it_was_woken_before);
@@ -136,10 +135,5 @@ int main(void)
     tcase_add_test(ends, at_an_exit_is_left_behind_when_it_does_not_end);
     suite_add_tcase(suite, waits);
     suite_add_tcase(suite, ends);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    apr_terminate();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }
