@@ -7,8 +7,8 @@
 #include "mcp_rl_store.h"
 
 /*
- * One thread per child that does what no request may wait for: renew leases, give them back, clean up
- * after children that died, charge what is charged afterwards, and look after the breaker.
+ * One thread per child that does what no request may wait for: renew leases, give them back, clean
+ * up after children that died, charge what is charged afterwards, and look after the breaker.
  */
 
 typedef struct mcp_rl_keeper_t mcp_rl_keeper_t;
@@ -20,7 +20,7 @@ struct mcp_rl_stream_t {
     const mcp_rl_rule_t *rule;
     mcp_rl_policy_e policy;
     int fd;                   /* the client's socket, shut down to close the stream; -1: none */
-    int (*is_gone)(void *baton); /* asked now and then, where there is no socket to look at; or NULL */
+    int (*is_gone)(void *baton); /* asked now and then, where no socket can be looked at; or NULL */
     void *baton;
     int lost;                 /* atomic: the stream must end */
     unsigned char digest[MCP_RL_DIGEST]; /* of the slot's key; the keeper's */

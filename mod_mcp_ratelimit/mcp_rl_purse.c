@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The purses: a direct-mapped table in shared memory. Each has a flag that is taken without waiting:
- * whoever finds it taken asks Redis, as it does when another key has the place. A process killed
- * within these few instructions costs its place until the next start, and nothing else.
+ * The purses: a direct-mapped table in shared memory. Each has a flag that is taken without
+ * waiting: whoever finds it taken asks Redis, as it does when another key has the place. A process
+ * killed within these few instructions costs its place until the next start, and nothing else.
  */
 #include "mcp_rl_purse.h"
 

@@ -5,9 +5,9 @@
 #include "mcp_rl_rule.h"
 
 /*
- * Tokens that Redis has lent to this machine: for a key with a large bucket that asks all the time, one
- * round trip pays for many requests. What is lent has been taken out of the bucket, and until it has
- * been spent or has expired the bucket is filled up to its capacity less that, so never more
+ * Tokens that Redis has lent to this machine: for a key with a large bucket that asks all the time,
+ * one round trip pays for many requests. What is lent has been taken out of the bucket, and until
+ * it has been spent or has expired the bucket is filled up to its capacity less that, so never more
  * is given out than without lending, by any number of gateways together.
  *
  * Small buckets never lend; nor does a key that asks seldom. What a machine does not spend within a

@@ -59,14 +59,16 @@ static inline mcp_session_key_t key(unsigned session, unsigned owner)
     return made;
 }
 
-static inline apr_status_t learn(unsigned session, unsigned owner, apr_uint64_t member, apr_time_t now)
+static inline apr_status_t learn(unsigned session, unsigned owner, apr_uint64_t member,
+                                 apr_time_t now)
 {
     const mcp_session_key_t made = key(session, owner);
 
     return mcp_session_learn(table, &made, member, now);
 }
 
-static inline apr_status_t find(unsigned session, unsigned owner, apr_time_t now, apr_uint64_t *member)
+static inline apr_status_t find(unsigned session, unsigned owner, apr_time_t now,
+                                apr_uint64_t *member)
 {
     const mcp_session_key_t made = key(session, owner);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What test_mcp_cache_shm does not see of the store below it: steps that look first, and removal. */
+/* What test_mcp_cache_shm does not see of the store below it: steps that look
+ * first, and removal. */
 #include "mcp_blobs.h"
 
 #include <sys/mman.h>
@@ -159,7 +160,8 @@ START_TEST(holds_as_many_small_values_as_its_size_says)
         put(i, text);
     }
     mcp_blobs_usage(blobs, &entries, &bytes);
-    ck_assert_msg(entries >= SIZE / MCP_BLOBS_EACH, "%d of %d", (int)entries, SIZE / MCP_BLOBS_EACH);
+    ck_assert_msg(entries >= SIZE / MCP_BLOBS_EACH, "%d of %d", (int)entries,
+                  SIZE / MCP_BLOBS_EACH);
 }
 END_TEST
 

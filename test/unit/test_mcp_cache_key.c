@@ -84,7 +84,8 @@ START_TEST(meta_does_not_count_but_capabilities_do)
     ck_assert_str_eq(of_params("{\"arguments\":{\"x\":1},\"_meta\":{\"progressToken\":7},"
                                "\"name\":\"t\"}"), plain);
     ck_assert_str_ne(of_params("{\"name\":\"t\",\"arguments\":{\"x\":1},\"_meta\":{\"io."
-                               "modelcontextprotocol/clientCapabilities\":{\"roots\":{}}}}"), plain);
+                               "modelcontextprotocol/clientCapabilities\":{\"roots\":{}}}}"),
+                     plain);
 }
 END_TEST
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The last minutes: steps between counters, quantiles of buckets, and a ring that has gone round. */
+/* The last minutes: steps between counters, quantiles of buckets, and a ring that
+ * has gone round. */
 #include <math.h>
 #include <stdlib.h>
 

@@ -20,8 +20,8 @@ static const list_t lists[] = {
     { ANSWER("[{\"name\":\"a\",\"annotations\":{\"readOnlyHint\":false}}]"), 0, "a " },
     { ANSWER("[{\"name\":\"a\",\"annotations\":{\"readOnlyHint\":\"true\"}}]"), 0, "a " },
     { ANSWER("[{\"name\":\"a\",\"annotations\":true}]"), 0, "a " },
-    { ANSWER("[{\"name\":\"a\",\"annotations\":{\"readOnlyHint\":false,\"readOnlyHint\":true}}]"), 0,
-      "a " },
+    { ANSWER("[{\"name\":\"a\",\"annotations\":{\"readOnlyHint\":false,"
+             "\"readOnlyHint\":true}}]"), 0, "a " },
     { ANSWER("[{\"name\":1},3,[],{\"name\":\"b\"}]"), 0, "b " },
     { ANSWER("[]"), 0, "" },
     { ANSWER("{}"), 0, "" },

@@ -18,7 +18,8 @@
 #include "mcp_store_url.h"
 #include "run_suite.h"
 
-#define HELLO "+OK\r\n$62\r\nrun_id:abcdef\r\nserver_time_usec:5000000\r\nuptime_in_seconds:2\r\n\r\n"
+#define HELLO \
+    "+OK\r\n$62\r\nrun_id:abcdef\r\nserver_time_usec:5000000\r\nuptime_in_seconds:2\r\n\r\n"
 
 /* What the server sends, one step per read; NULL ends the connection, "!" stays silent. */
 static const char *const *script;
@@ -205,7 +206,8 @@ START_TEST(an_unknown_script_is_sent_whole_in_the_same_connection)
     script = steps;
     mcp_redis_script_init(&lua, "return 5");
     ck_assert_str_eq(lua.sha, "4ca238f611c9d0ae4e9a75a5dbac22aedc379801");
-    ck_assert_int_eq(mcp_redis_run(redis, c, 2, mcp_clock_now() + APR_USEC_PER_SEC, NULL), APR_SUCCESS);
+    ck_assert_int_eq(mcp_redis_run(redis, c, 2, mcp_clock_now() + APR_USEC_PER_SEC, NULL),
+                     APR_SUCCESS);
     ck_assert_int_eq(c[0].reply->integer, 5);
     ck_assert_int_eq(c[1].reply->integer, 7);
     mcp_redis_free_replies(c, 2);

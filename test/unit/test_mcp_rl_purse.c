@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The purses against a bucket that lends: what both give out together, and when a loan is asked for. */
+/* The purses against a bucket that lends: what both give out together, and when a loan
+ * is asked for. */
 #include <stdlib.h>
 
 #include <check.h>
