@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The shared memory of mod_mcp_cache, and this child's connection to a far store. The memory is
- * anonymous and hangs on the process pool, under a key with the layout's version and size, since the
- * module itself is unloaded and loaded again by every graceful restart while old children still use
- * the memory. have a place by their pattern's text, so that they go on where they were.
+ * anonymous and hangs on the process pool, under a key with the layout's version and size, since
+ * the module itself is unloaded and loaded again by every graceful restart while old children still
+ * use the memory.
  */
 #include "mcp_cache.h"
 

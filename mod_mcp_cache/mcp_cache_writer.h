@@ -5,8 +5,8 @@
 #include <apr_pools.h>
 
 /*
- * A thread of this child that does what may wait: judging large answers, writing to stores. Jobs run
- * one after the other, in the order posted.
+ * A thread of this child that does what may wait: judging large answers, writing to stores. Jobs
+ * run one after the other, in the order posted.
  */
 
 typedef struct mcp_cache_writer_t mcp_cache_writer_t;

@@ -3,8 +3,8 @@
  * A rescue, step by step: the request is tried once more where its session should be, if that can
  * do no harm; the claim is taken, or its owner waited for; initialize, notifications/initialized;
  * the route is written down; the request is sent there. Each step is an attempt of the exchange and
- * ends in mcp_rescue_goes_on(), on a worker. Invariant: whoever holds the claim gives it back there,
- * or it ends by itself.
+ * ends in mcp_rescue_goes_on(), on a worker. Invariant: whoever holds the claim gives it back
+ * there, or it ends by itself.
  */
 #include "mcp_proxy_rescue.h"
 
@@ -228,8 +228,8 @@ static void give_claim_back(mcp_exchange_t *x, const mcp_record_route_t *route)
 }
 
 /*
- * It cannot be rescued. Where no member could be reached nothing has been said of the session; where
- * one refused it, or it is not to be tried again, it is over.
+ * It cannot be rescued. Where no member could be reached nothing has been said of the session;
+ * where one refused it, or it is not to be tried again, it is over.
  */
 static int give_up(mcp_exchange_t *x, int is_over, const char *why)
 {

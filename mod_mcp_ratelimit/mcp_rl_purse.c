@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The purses: a direct-mapped table in shared memory. Each has a flag that is taken without waiting:
- * whoever finds it taken asks Redis, as it does when another key has the place. A process killed
- * within these few instructions costs its place until the next start, and nothing else.
+ * The purses: a direct-mapped table in shared memory. Each has a flag that is taken without
+ * waiting: whoever finds it taken asks Redis, as it does when another key has the place. A process
+ * killed within these few instructions costs its place until the next start, and nothing else.
  */
 #include "mcp_rl_purse.h"
 
@@ -81,7 +81,7 @@ int mcp_rl_purse_is_for(const mcp_rl_ask_t *ask)
 static terms_t terms_of(const mcp_rl_rule_t *rule)
 {
     if (rule->burst < MCP_RL_LEND_LARGE_BURST) {
-        return (terms_t){ .busy = apr_time_from_sec(2), .streak = 8, .most = rule->burst / 4 };
+        return (terms_t){ .busy = apr_time_from_sec(2), .streak = 5, .most = rule->burst / 4 };
     }
     return (terms_t){ .busy = apr_time_from_msec(100), .streak = 1, .early = 1,
                       .most = rule->burst < 64 * 256 ? rule->burst / 64 : 256 };

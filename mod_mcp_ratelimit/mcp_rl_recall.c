@@ -3,13 +3,13 @@
 #include "mcp_rl_recall.h"
 
 #include <apr_strings.h>
-#include <apr_thread_proc.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "mcp_clock.h"
 #include "mcp_redis_listen.h"
+#include "mcp_thread.h"
 
 #define TICK apr_time_from_msec(100)
 /* A listener that has not been heard of for so long is no listener. */
@@ -20,15 +20,15 @@
 
 typedef struct mcp_rl_recall_t {
     mcp_rl_store_t *store;
-    apr_thread_t *thread;
-    int stop, finished;   /* atomic */
+    mcp_thread_t thread;
+    pthread_mutex_t mutex;   /* of the thread's waits */
 } mcp_rl_recall_t;
 
 static int is_over(void *baton)
 {
-    mcp_rl_recall_t *recall = baton;
+    const mcp_rl_recall_t *recall = baton;
 
-    return __atomic_load_n(&recall->stop, __ATOMIC_ACQUIRE);
+    return mcp_thread_is_stopped(&recall->thread);
 }
 
 static void stands(void *baton)
@@ -63,7 +63,7 @@ static void heard(void *baton, const char *text, apr_size_t len)
     mcp_rl_store_give_back(recall->store, &ask);
 }
 
-static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
+static void *run(void *data)
 {
     mcp_rl_recall_t *recall = data;
     mcp_rl_purses_t *purses = recall->store->purses;
@@ -80,48 +80,40 @@ static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
             next = mcp_clock_now() + (rv == APR_EACCES ? PAUSE : TICK);
             mcp_rl_purses_listen(purses, 0);
         }
-        apr_sleep(TICK);
+        pthread_mutex_lock(&recall->mutex);
+        mcp_thread_wait_locked(&recall->thread, &recall->mutex, TICK);
+        pthread_mutex_unlock(&recall->mutex);
     }
-    __atomic_store_n(&recall->finished, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
 static apr_status_t stop(void *data)
 {
     mcp_rl_recall_t *recall = data;
-    apr_status_t rv;
 
-    __atomic_store_n(&recall->stop, 1, __ATOMIC_RELEASE);
-    return apr_thread_join(&rv, recall->thread);
-}
-
-/* In a signal handler, maybe: no lock, no join. Our code may be unloaded after it. */
-static apr_status_t stop_at_exit(void *data)
-{
-    mcp_rl_recall_t *recall = data;
-    struct timespec pause = { .tv_nsec = 5000000L };
-    int i;
-
-    __atomic_store_n(&recall->stop, 1, __ATOMIC_RELEASE);
-    for (i = 0; i < 100 && !__atomic_load_n(&recall->finished, __ATOMIC_ACQUIRE); i++) {
-        nanosleep(&pause, NULL);
-    }
+    mcp_thread_stop(&recall->thread, &recall->mutex);
     return APR_SUCCESS;
 }
 
-apr_status_t mcp_rl_recall_start(mcp_rl_store_t *store, int waits, apr_pool_t *exiting,
-                                 apr_pool_t *p)
+apr_status_t mcp_rl_recall_start(mcp_rl_store_t *store, int waits, apr_pool_t *exiting)
 {
-    mcp_rl_recall_t *recall = calloc(1, sizeof(*recall)); /* never freed: it may outlive p */
+    mcp_rl_recall_t *recall = calloc(1, sizeof(*recall)); /* never freed: it may outlive all pools */
     apr_status_t rv;
 
     if (!recall) {
         return APR_ENOMEM;
     }
     recall->store = store;
-    rv = apr_thread_create(&recall->thread, NULL, run, recall, p);
-    if (rv == APR_SUCCESS) {
-        apr_pool_pre_cleanup_register(exiting, recall, waits ? stop : stop_at_exit);
+    pthread_mutex_init(&recall->mutex, NULL);
+    rv = mcp_thread_start(&recall->thread, run, recall);
+    if (rv != APR_SUCCESS) {
+        return rv;
     }
-    return rv;
+    if (waits) {
+        apr_pool_pre_cleanup_register(exiting, recall, stop);
+    }
+    else {
+        apr_pool_pre_cleanup_register(exiting, &recall->thread, mcp_thread_stop_at_exit);
+    }
+    return APR_SUCCESS;
 }

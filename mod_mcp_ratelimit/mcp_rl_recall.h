@@ -14,9 +14,7 @@
 /**
  * Start the thread, which ends when @a exiting is destroyed.
  * @param waits whether that may wait for it; not in a signal handler
- * @param p where it lives
  */
-apr_status_t mcp_rl_recall_start(mcp_rl_store_t *store, int waits, apr_pool_t *exiting,
-                                 apr_pool_t *p);
+apr_status_t mcp_rl_recall_start(mcp_rl_store_t *store, int waits, apr_pool_t *exiting);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Script calls and batches. Arguments are formatted on the stack; a batch is cut into script calls of
- * CHUNK leases, all in one pipeline.
+ * Script calls and batches. Arguments are formatted on the stack; a batch is cut into script calls
+ * of CHUNK leases, all in one pipeline.
  */
 #include "mcp_rl_redis.h"
 
@@ -130,7 +130,8 @@ static void add_nonce(call_t *call, unsigned set)
 }
 
 /* @return the kinds of limits asked about */
-static unsigned format_call(call_t *call, mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks, int count)
+static unsigned format_call(call_t *call, mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks,
+                            int count)
 {
     unsigned set = 0;
     int i;

@@ -8,8 +8,8 @@
 #include "mcp_rl_script.h"
 
 /*
- * The limits as Redis keeps them: questions become one script call, its answer verdicts. The server's
- * clock decides.
+ * The limits as Redis keeps them: questions become one script call, its answer verdicts. The
+ * server's clock decides.
  */
 
 /**

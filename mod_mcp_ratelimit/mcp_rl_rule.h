@@ -85,8 +85,8 @@ typedef struct mcp_rl_verdict_t {
 #define MCP_RL_MAX_ASKS 64
 
 /**
- * Once, before requests: the secret that digests are made with, the same in all processes. Nobody who
- * chooses keys can make two meet that does not know it.
+ * Once, before requests: the secret that digests are made with, the same in all processes. Nobody
+ * who chooses keys can make two meet that does not know it.
  */
 #define MCP_RL_SECRET 32
 void mcp_rl_set_secret(const unsigned char secret[MCP_RL_SECRET]);

@@ -103,7 +103,8 @@
     "  end\n" \
     "  local reset = span(cap * 1000000 - micro, n, period)\n" \
     "  local function store()\n" \
-    "    redis.call('HSET', key, 'tokens', fixed6(micro), 'last_refill', fixed6(max(last, now)))\n" \
+    "    redis.call('HSET', key, 'tokens', fixed6(micro), " \
+    "'last_refill', fixed6(max(last, now)))\n" \
     "    if want > 0 or settle ~= '' then\n" \
     "      redis.call('HSET', key, 'lent', string.format('%d %d %.0f', lent, gen, until_))\n" \
     "    end\n" \
@@ -205,7 +206,8 @@
     "  local mine = redis.call('ZSCORE', key, member)\n" \
     "  local count = redis.call('ZCARD', key)\n" \
     "  if not mine then\n" \
-    "    if mode ~= 'a' and now < grace then return 2, 0, grace - now, grace - now, grace - now end\n" \
+    "    if mode ~= 'a' and now < grace then " \
+    "return 2, 0, grace - now, grace - now, grace - now end\n" \
     "    count = max(count, held)\n" \
     "    if count >= n then\n" \
     "      local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')\n" \
@@ -314,7 +316,8 @@ const char mcp_rl_script_renew[] =
     "  local score = redis.call('ZSCORE', key, ARGV[i + 1])\n"
     "  if score and tonumber(score) > nowms then\n"
     "    redis.call('ZADD', key, 'XX', string.format('%.0f', nowms + lease), ARGV[i + 1])\n"
-    "    if redis.call('PTTL', key) < lease + 1000 then redis.call('PEXPIRE', key, lease + 1000) end\n"
+    "    if redis.call('PTTL', key) < lease + 1000 then "
+    "redis.call('PEXPIRE', key, lease + 1000) end\n"
     "    out[i] = 1\n"
     "  else\n"
     "    redis.call('ZREM', key, ARGV[i + 1])\n"

@@ -61,8 +61,8 @@ typedef struct mcp_rl_store_t {
 typedef struct mcp_rl_outcome_t {
     int count;
     int refused_by;              /* index; -1: allowed */
-    int is_down;                 /* the store could not be asked: allowed by policy open, or, if closed is
-                                  * set, refused by policy closed */
+    int is_down;                 /* the store could not be asked: allowed by policy open, or, if
+                                  * is_closed is set, refused by policy closed */
     int is_closed;
     mcp_rl_verdict_t verdicts[MCP_RL_MAX_ASKS];
 } mcp_rl_outcome_t;

@@ -80,7 +80,6 @@ int main(void)
     TCase *writer = tcase_create("writer");
     Suite *suite = suite_create("mcp_cache_writer");
 
-    apr_initialize();
     tcase_add_checked_fixture(writer, make_pool, drop_pool);
     tcase_add_test(writer, does_all_jobs_in_order_before_it_ends);
     tcase_add_test(writer, refuses_more_than_its_bounds);
