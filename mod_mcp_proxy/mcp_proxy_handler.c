@@ -365,22 +365,34 @@ static int max_attempts(const mcp_exchange_t *x)
     return balancer && balancer->s->max_attempts_set ? balancer->s->max_attempts : 0;
 }
 
+/*
+ * With the URL of the first time, as proxy_handler does: r->filename is the last member's by now, and
+ * would have its query twice.
+ */
+int mcp_exchange_ask_balancer(mcp_exchange_t *x)
+{
+    proxy_balancer *balancer = x->q->balancer;
+    char *url = apr_pstrdup(x->r->pool, x->q->asked_for);
+    proxy_worker *worker = NULL;
+    int status = ap_proxy_pre_request(&worker, &balancer, x->r, x->conf, &url);
+
+    if (status == OK) {
+        ap_proxy_initialize_worker(worker, x->r->server, x->conf->pool);
+        x->target.worker = worker;
+        x->url = url;
+    }
+    return status;
+}
+
 /* Another member for a request that was never sent. The status if there is none. */
 static int try_another(mcp_exchange_t *x, int status)
 {
     while (status == HTTP_SERVICE_UNAVAILABLE && x->q->balancer
            && !PROXY_WORKER_IS_USABLE(x->target.worker) && max_attempts(x) > x->attempts++) {
-        proxy_worker *worker = NULL;
-        proxy_balancer *balancer = x->q->balancer;
-        char *url = apr_pstrdup(x->r->pool, x->r->filename + strlen("proxy:"));
-
-        status = ap_proxy_pre_request(&worker, &balancer, x->r, x->conf, &url);
+        status = mcp_exchange_ask_balancer(x);
         if (status != OK) {
             return status;
         }
-        ap_proxy_initialize_worker(worker, x->r->server, x->conf->pool);
-        x->target.worker = worker;
-        x->url = url;
         status = mcp_exchange_start(x);
         if (status == OK) {
             return mcp_exchange_run(x);

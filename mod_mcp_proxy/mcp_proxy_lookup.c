@@ -161,6 +161,7 @@ int mcp_proxy_pre_request(proxy_worker **worker, proxy_balancer **balancer, requ
     if (q->routed) {
         return DECLINED; /* another attempt */
     }
+    q->asked_for = apr_pstrdup(r->pool, *url);
     status = mcp_proxy_admit(r, 0);
     if (goes_elsewhere(r, q)) {
         start_over(r, q);

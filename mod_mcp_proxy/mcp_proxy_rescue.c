@@ -264,21 +264,6 @@ static void avoid_member(mcp_exchange_t *x)
     APR_ARRAY_PUSH(q->avoided, const proxy_worker *) = x->target.worker;
 }
 
-static int ask_balancer(mcp_exchange_t *x)
-{
-    proxy_balancer *balancer = x->q->balancer;
-    char *url = apr_pstrdup(x->r->pool, x->r->filename + strlen("proxy:"));
-    proxy_worker *worker = NULL;
-    int status = ap_proxy_pre_request(&worker, &balancer, x->r, x->conf, &url);
-
-    if (status == OK) {
-        ap_proxy_initialize_worker(worker, x->r->server, x->conf->pool);
-        x->target.worker = worker;
-        x->url = url;
-    }
-    return status;
-}
-
 /* Any member that can be used, by load. A single server is tried again only if it answers. */
 static int choose_member(mcp_exchange_t *x)
 {
@@ -296,7 +281,7 @@ static int choose_member(mcp_exchange_t *x)
     }
     x->q->pinned = NULL;
     x->q->by_load = 1;
-    return ask_balancer(x);
+    return mcp_exchange_ask_balancer(x);
 }
 
 static int initialize(mcp_exchange_t *x)
@@ -342,7 +327,7 @@ static int adopt(mcp_exchange_t *x, const mcp_record_route_t *route)
     q->generation = route->generation;
     if (q->balancer) {
         q->pinned = mcp_proxy_member_by_name(q->balancer, route->member);
-        if (!q->pinned || ask_balancer(x) != OK) {
+        if (!q->pinned || mcp_exchange_ask_balancer(x) != OK) {
             return give_up(x, 0, "the member that has it is not one of this balancer's");
         }
     }
