@@ -143,15 +143,15 @@ int mcp_exchange_start(mcp_exchange_t *x)
     int is_ssl = strncasecmp(x->url, "https:", 6) == 0;
     int status;
 
-    if (!url) {
-        return not_this_session(r);
-    }
     x->failed = x->timed_out = x->broken = x->was_sent = x->send_failed = x->heads = 0;
     x->session_gone = x->leftover = 0;
     x->raw_len = 0;
     memset(&x->head, 0, sizeof(x->head));
     memset(&x->body, 0, sizeof(x->body));
     x->started = mcp_clock_now();
+    if (!url) {
+        return not_this_session(r);
+    }
     x->target.resolved = mcp_backend_conn_rec(r->pool, worker, is_ssl);
     status = resolve(x, uri, &url, port);
     if (status == OK) {

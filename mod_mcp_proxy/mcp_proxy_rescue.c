@@ -120,6 +120,7 @@ static int is_possible(const mcp_exchange_t *x)
     const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
 
     return store_of() && x->q->session_known && x->r->method_number != M_DELETE
+        && !x->r->header_only /* its answers would be taken for heads only */
         && !x->learnt_endpoint && !(x->rescue && x->rescue->step == OVER)
         && !(rpc && rpc->method && strcmp(rpc->method, "initialize") == 0);
 }
@@ -204,7 +205,8 @@ static int start_step(mcp_exchange_t *x, step_e step)
     x->rescue->verdict = MCP_OPENING_MORE;
     status = mcp_exchange_start(x);
     if (status != OK) {
-        mcp_exchange_fail(x, HTTP_SERVICE_UNAVAILABLE);
+        /* 404: what the request names does not fit this member, which is no fault of the member's. */
+        mcp_exchange_fail(x, status == HTTP_NOT_FOUND ? status : HTTP_SERVICE_UNAVAILABLE);
     }
     return 1;
 }
