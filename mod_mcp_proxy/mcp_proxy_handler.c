@@ -138,7 +138,7 @@ int mcp_exchange_start(mcp_exchange_t *x)
     request_rec *r = x->r;
     proxy_worker *worker = x->target.worker;
     apr_uri_t *uri = apr_pcalloc(r->pool, sizeof(*uri));
-    char *url = (char *)mcp_idmap_request_url(r, worker, x->url);
+    char *url = (char *)mcp_idmap_request_url(r, worker, mcp_rescue_url(x));
     char port[PORT_TEXT];
     int is_ssl = strncasecmp(x->url, "https:", 6) == 0;
     int status;

@@ -15,6 +15,7 @@
 
 #include "mcp_clock.h"
 #include "mcp_httpd_request.h"
+#include "mcp_proxy_ids.h"
 #include "mcp_proxy_opening.h"
 #include "mcp_proxy_rescue_store.h"
 #include "mcp_proxy_tools.h"
@@ -301,6 +302,22 @@ static int initialize(mcp_exchange_t *x)
     return start_step(x, INITIALIZE);
 }
 
+/* Not of this member: there may be one that can. What it has opened, if anything, is left to it. */
+static int initialize_elsewhere(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+
+    if (is_unsent(x)) { /* else it may be slow, or broken: not for mod_proxy to know */
+        mcp_exchange_mark_member(x);
+    }
+    if (rescue->old_session) {
+        x->q->backend_session = rescue->old_session;
+        rescue->old_session = NULL;
+    }
+    avoid_member(x);
+    return initialize(x);
+}
+
 /* The client's request again; or an answer to it, if it speaks of what is lost. */
 static int replay(mcp_exchange_t *x)
 {
@@ -426,12 +443,8 @@ static int after_initialize(mcp_exchange_t *x)
     mcp_span_t answer = { rescue->answer.p, rescue->answer.len };
     int has_failed = x->failed || (x->broken && rescue->verdict == MCP_OPENING_MORE);
 
-    if (has_failed) {
-        if (is_unsent(x)) { /* else it may be slow, or broken: not for mod_proxy to know */
-            mcp_exchange_mark_member(x);
-        }
-        avoid_member(x);
-        return initialize(x);
+    if (has_failed || x->head.status >= HTTP_INTERNAL_SERVER_ERROR) {
+        return initialize_elsewhere(x);
     }
     if (rescue->verdict == MCP_OPENING_MORE) {
         rescue->verdict = mcp_opening_read(answer, rescue->is_stream, 1, rescue->id, x->r->pool,
@@ -453,7 +466,10 @@ static int after_initialized(mcp_exchange_t *x)
     mcp_proxy_request_t *q = x->q;
     mcp_record_route_t *route = &rescue->claim.route;
 
-    if (x->failed || !x->head.status || x->head.status >= 400) {
+    if (x->failed || !x->head.status || x->head.status >= HTTP_INTERNAL_SERVER_ERROR) {
+        return initialize_elsewhere(x);
+    }
+    if (x->head.status >= HTTP_BAD_REQUEST) {
         return give_up(x, 1, "the member does not go on with the session that it has opened");
     }
     route->generation = (route->generation > q->generation ? route->generation : q->generation) + 1;
@@ -532,6 +548,11 @@ int mcp_rescue_goes_on(mcp_exchange_t *x)
 int mcp_rescue_is_own(const mcp_exchange_t *x)
 {
     return x->rescue && (x->rescue->step == INITIALIZE || x->rescue->step == INITIALIZED);
+}
+
+const char *mcp_rescue_url(const mcp_exchange_t *x)
+{
+    return x->rescue && x->rescue->step == INITIALIZE ? mcp_id_without(x->r->pool, x->url) : x->url;
 }
 
 static const char *const not_for_it[] = {
