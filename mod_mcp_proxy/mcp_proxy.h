@@ -38,6 +38,7 @@ typedef struct mcp_proxy_request_t {
     mcp_session_key_t key;  /* valid if looked_up, also if the table does not know it */
     int looked_up;          /* in the table, that is; never if MCPProxyAffinity is sealed */
     const char *looked_at;  /* where the request was to go when its session was looked up */
+    const char *asked_for;  /* the URL that mod_proxy chose the first member for */
     const char *scope;      /* whose sessions these are: the balancer's or the worker's name */
     proxy_balancer *balancer;
     proxy_worker *single;   /* the one server, where there is no balancer */

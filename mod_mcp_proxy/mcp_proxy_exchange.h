@@ -248,6 +248,9 @@ void mcp_streams_leave(mcp_exchange_t *x);
  */
 int mcp_exchange_start(mcp_exchange_t *x);
 
+/** Another member, or the session's own: x->target.worker and x->url. @return OK, or a status */
+int mcp_exchange_ask_balancer(mcp_exchange_t *x);
+
 /** An attempt is over: its connection goes back or is closed, its member has one less to do. */
 void mcp_exchange_let_go(mcp_exchange_t *x);
 

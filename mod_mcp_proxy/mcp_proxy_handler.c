@@ -139,20 +139,20 @@ int mcp_exchange_start(mcp_exchange_t *x)
     request_rec *r = x->r;
     proxy_worker *worker = x->target.worker;
     apr_uri_t *uri = apr_pcalloc(r->pool, sizeof(*uri));
-    char *url = (char *)mcp_idmap_request_url(r, worker, x->url);
+    char *url = (char *)mcp_idmap_request_url(r, worker, mcp_rescue_url(x));
     char port[PORT_TEXT];
     int is_ssl = strncasecmp(x->url, "https:", 6) == 0;
     int status;
 
-    if (!url) {
-        return not_this_session(r);
-    }
     x->failed = x->timed_out = x->broken = x->was_sent = x->send_failed = x->heads = 0;
     x->session_gone = x->leftover = 0;
     x->raw_len = 0;
     memset(&x->head, 0, sizeof(x->head));
     memset(&x->body, 0, sizeof(x->body));
     x->started = mcp_clock_now();
+    if (!url) {
+        return not_this_session(r);
+    }
     x->target.resolved = mcp_backend_conn_rec(r->pool, worker, is_ssl);
     status = resolve(x, uri, &url, port);
     if (status == OK) {
@@ -366,22 +366,34 @@ static int max_attempts(const mcp_exchange_t *x)
     return balancer && balancer->s->max_attempts_set ? balancer->s->max_attempts : 0;
 }
 
+/*
+ * With the URL of the first time, as proxy_handler does: r->filename is the last member's by now, and
+ * would have its query twice.
+ */
+int mcp_exchange_ask_balancer(mcp_exchange_t *x)
+{
+    proxy_balancer *balancer = x->q->balancer;
+    char *url = apr_pstrdup(x->r->pool, x->q->asked_for);
+    proxy_worker *worker = NULL;
+    int status = ap_proxy_pre_request(&worker, &balancer, x->r, x->conf, &url);
+
+    if (status == OK) {
+        ap_proxy_initialize_worker(worker, x->r->server, x->conf->pool);
+        x->target.worker = worker;
+        x->url = url;
+    }
+    return status;
+}
+
 /* Another member for a request that was never sent. The status if there is none. */
 static int try_another(mcp_exchange_t *x, int status)
 {
     while (status == HTTP_SERVICE_UNAVAILABLE && x->q->balancer
            && !PROXY_WORKER_IS_USABLE(x->target.worker) && max_attempts(x) > x->attempts++) {
-        proxy_worker *worker = NULL;
-        proxy_balancer *balancer = x->q->balancer;
-        char *url = apr_pstrdup(x->r->pool, x->r->filename + strlen("proxy:"));
-
-        status = ap_proxy_pre_request(&worker, &balancer, x->r, x->conf, &url);
+        status = mcp_exchange_ask_balancer(x);
         if (status != OK) {
             return status;
         }
-        ap_proxy_initialize_worker(worker, x->r->server, x->conf->pool);
-        x->target.worker = worker;
-        x->url = url;
         status = mcp_exchange_start(x);
         if (status == OK) {
             return mcp_exchange_run(x);

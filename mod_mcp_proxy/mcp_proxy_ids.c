@@ -198,3 +198,24 @@ const char *mcp_id_map_url(apr_pool_t *p, const char *url, mcp_id_map_fn *map, v
     APR_ARRAY_PUSH(w.parts, const char *) = w.copied;
     return apr_array_pstrcat(p, w.parts, 0);
 }
+
+const char *mcp_id_without(apr_pool_t *p, const char *url)
+{
+    apr_size_t len = strcspn(url, "?#");
+    const char *kept = apr_pstrmemdup(p, url, len), *at = url[len] == '?' ? url + len + 1 : NULL;
+    const char *before = "?";
+
+    while (at) {
+        const char *one, *query;
+        mcp_id_place_t place;
+
+        len = strcspn(at, "&;#");
+        one = query = apr_pstrmemdup(p, at, len);
+        if (!mcp_id_next_in_query(p, &query, &place)) {
+            kept = apr_pstrcat(p, kept, before, one, NULL);
+            before = at[len] == ';' ? ";" : "&";
+        }
+        at = at[len] && at[len] != '#' ? at + len + 1 : NULL;
+    }
+    return kept;
+}

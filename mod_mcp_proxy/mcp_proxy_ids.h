@@ -64,4 +64,7 @@ typedef const char *mcp_id_map_fn(void *baton, const char *id, int is_guess);
  */
 const char *mcp_id_map_url(apr_pool_t *p, const char *url, mcp_id_map_fn *map, void *baton);
 
+/** A URL without the parameters of its query that hold ids. */
+const char *mcp_id_without(apr_pool_t *p, const char *url);
+
 #endif

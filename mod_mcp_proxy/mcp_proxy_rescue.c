@@ -15,6 +15,7 @@
 
 #include "mcp_clock.h"
 #include "mcp_httpd_request.h"
+#include "mcp_proxy_ids.h"
 #include "mcp_proxy_opening.h"
 #include "mcp_proxy_rescue_store.h"
 #include "mcp_proxy_tools.h"
@@ -120,6 +121,7 @@ static int is_possible(const mcp_exchange_t *x)
     const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
 
     return store_of() && x->q->session_known && x->r->method_number != M_DELETE
+        && !x->r->header_only /* its answers would be taken for heads only */
         && !x->learnt_endpoint && !(x->rescue && x->rescue->step == OVER)
         && !(rpc && rpc->method && strcmp(rpc->method, "initialize") == 0);
 }
@@ -204,7 +206,8 @@ static int start_step(mcp_exchange_t *x, step_e step)
     x->rescue->verdict = MCP_OPENING_MORE;
     status = mcp_exchange_start(x);
     if (status != OK) {
-        mcp_exchange_fail(x, HTTP_SERVICE_UNAVAILABLE);
+        /* 404: what the request names does not fit this member, which is no fault of the member's. */
+        mcp_exchange_fail(x, status == HTTP_NOT_FOUND ? status : HTTP_SERVICE_UNAVAILABLE);
     }
     return 1;
 }
@@ -264,21 +267,6 @@ static void avoid_member(mcp_exchange_t *x)
     APR_ARRAY_PUSH(q->avoided, const proxy_worker *) = x->target.worker;
 }
 
-static int ask_balancer(mcp_exchange_t *x)
-{
-    proxy_balancer *balancer = x->q->balancer;
-    char *url = apr_pstrdup(x->r->pool, x->r->filename + strlen("proxy:"));
-    proxy_worker *worker = NULL;
-    int status = ap_proxy_pre_request(&worker, &balancer, x->r, x->conf, &url);
-
-    if (status == OK) {
-        ap_proxy_initialize_worker(worker, x->r->server, x->conf->pool);
-        x->target.worker = worker;
-        x->url = url;
-    }
-    return status;
-}
-
 /* Any member that can be used, by load. A single server is tried again only if it answers. */
 static int choose_member(mcp_exchange_t *x)
 {
@@ -296,7 +284,7 @@ static int choose_member(mcp_exchange_t *x)
     }
     x->q->pinned = NULL;
     x->q->by_load = 1;
-    return ask_balancer(x);
+    return mcp_exchange_ask_balancer(x);
 }
 
 static int initialize(mcp_exchange_t *x)
@@ -312,6 +300,22 @@ static int initialize(mcp_exchange_t *x)
     rescue->id = apr_pstrcat(x->r->pool, "\"mcp-rescue-",
                              apr_pescape_hex(x->r->pool, random, sizeof(random), 0), "\"", NULL);
     return start_step(x, INITIALIZE);
+}
+
+/* Not of this member: there may be one that can. What it has opened, if anything, is left to it. */
+static int initialize_elsewhere(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+
+    if (is_unsent(x)) { /* else it may be slow, or broken: not for mod_proxy to know */
+        mcp_exchange_mark_member(x);
+    }
+    if (rescue->old_session) {
+        x->q->backend_session = rescue->old_session;
+        rescue->old_session = NULL;
+    }
+    avoid_member(x);
+    return initialize(x);
 }
 
 /* The client's request again; or an answer to it, if it speaks of what is lost. */
@@ -342,7 +346,7 @@ static int adopt(mcp_exchange_t *x, const mcp_record_route_t *route)
     q->generation = route->generation;
     if (q->balancer) {
         q->pinned = mcp_proxy_member_by_name(q->balancer, route->member);
-        if (!q->pinned || ask_balancer(x) != OK) {
+        if (!q->pinned || mcp_exchange_ask_balancer(x) != OK) {
             return give_up(x, 0, "the member that has it is not one of this balancer's");
         }
     }
@@ -439,12 +443,8 @@ static int after_initialize(mcp_exchange_t *x)
     mcp_span_t answer = { rescue->answer.p, rescue->answer.len };
     int has_failed = x->failed || (x->broken && rescue->verdict == MCP_OPENING_MORE);
 
-    if (has_failed) {
-        if (is_unsent(x)) { /* else it may be slow, or broken: not for mod_proxy to know */
-            mcp_exchange_mark_member(x);
-        }
-        avoid_member(x);
-        return initialize(x);
+    if (has_failed || x->head.status >= HTTP_INTERNAL_SERVER_ERROR) {
+        return initialize_elsewhere(x);
     }
     if (rescue->verdict == MCP_OPENING_MORE) {
         rescue->verdict = mcp_opening_read(answer, rescue->is_stream, 1, rescue->id, x->r->pool,
@@ -466,7 +466,10 @@ static int after_initialized(mcp_exchange_t *x)
     mcp_proxy_request_t *q = x->q;
     mcp_record_route_t *route = &rescue->claim.route;
 
-    if (x->failed || !x->head.status || x->head.status >= 400) {
+    if (x->failed || !x->head.status || x->head.status >= HTTP_INTERNAL_SERVER_ERROR) {
+        return initialize_elsewhere(x);
+    }
+    if (x->head.status >= HTTP_BAD_REQUEST) {
         return give_up(x, 1, "the member does not go on with the session that it has opened");
     }
     route->generation = (route->generation > q->generation ? route->generation : q->generation) + 1;
@@ -545,6 +548,11 @@ int mcp_rescue_goes_on(mcp_exchange_t *x)
 int mcp_rescue_is_own(const mcp_exchange_t *x)
 {
     return x->rescue && (x->rescue->step == INITIALIZE || x->rescue->step == INITIALIZED);
+}
+
+const char *mcp_rescue_url(const mcp_exchange_t *x)
+{
+    return x->rescue && x->rescue->step == INITIALIZE ? mcp_id_without(x->r->pool, x->url) : x->url;
 }
 
 static const char *const not_for_it[] = {

@@ -39,6 +39,9 @@ void mcp_rescue_look_again(mcp_exchange_t *x);
 /** What is in flight is the gateway's own message: its answer is not the client's. */
 int mcp_rescue_is_own(const mcp_exchange_t *x);
 
+/** Where to send it: x->url, without the session that is lost where a new one is asked for. */
+const char *mcp_rescue_url(const mcp_exchange_t *x);
+
 /** Make r->method, r->headers_in and the body those of what is to be sent. */
 void mcp_rescue_dress(mcp_exchange_t *x, mcp_span_t *body);
 

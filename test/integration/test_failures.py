@@ -333,3 +333,16 @@ def test_busy_counts_go_back_to_zero(gateway, server):
         return page.split(b"<httpd:busy>")[1].split(b"<")[0]
 
     wait_until(lambda: busy() == b"0", "the busy count to be 0")
+
+
+@pytest.mark.parametrize("target", ["/mcp?tenant=1&x=%20y", "/mcp/a%20b%25", "/mcp/a%20b?q=%25"])
+def test_the_next_member_is_asked_for_the_same(gateway, server, target):
+    a, b = server("a", "stateless"), server("b", "stateless")
+    gw = gateway(a, b, member="retry=3600")
+    announce(gw, tags.CONNECT_FAILED)
+    gw.expect_log(tags.CONNECT_FAILED, optional=True)
+    body = json.dumps(rpc("tools/call", {"name": "x"}, 1)).encode()
+    a.kill()
+    for _ in range(2):
+        assert gw.request("POST", target, POST, body).status == 200
+    assert [r.target for r in b.requests] == [target, target]

@@ -216,6 +216,8 @@ class McpServer:
         if seen.method == "DELETE":
             known = self.sessions.pop(seen.header("Mcp-Session-Id"), None)
             return _reply(writer, 204 if known is not None else 404, None)
+        if seen.method == "HEAD" and self._session_of(seen) not in self.sessions:
+            return _reply(writer, 404, None)
         if seen.method != "POST":
             return _reply(writer, 200, {})
         return await self._post(seen, reader, writer)
