@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The connection is logged in by a job as any other, which hands it over. From then on what comes
- * is arrays: of the subscription, of messages, of answers to PING, which show that the other side is
- * still there.
+ * is arrays: of the subscription, of messages, of answers to PING, which show that the other side
+ * is still there.
  */
 #include "mcp_redis_listen.h"
 

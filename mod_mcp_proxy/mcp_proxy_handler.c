@@ -367,8 +367,8 @@ static int max_attempts(const mcp_exchange_t *x)
 }
 
 /*
- * With the URL of the first time, as proxy_handler does: r->filename is the last member's by now, and
- * would have its query twice.
+ * With the URL of the first time, as proxy_handler does: r->filename is the last member's by now,
+ * and would have its query twice.
  */
 int mcp_exchange_ask_balancer(mcp_exchange_t *x)
 {

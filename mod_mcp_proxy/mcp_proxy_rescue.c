@@ -206,7 +206,7 @@ static int start_step(mcp_exchange_t *x, step_e step)
     x->rescue->verdict = MCP_OPENING_MORE;
     status = mcp_exchange_start(x);
     if (status != OK) {
-        /* 404: what the request names does not fit this member, which is no fault of the member's. */
+        /* 404: what the request names does not fit this member, which is no fault of its. */
         mcp_exchange_fail(x, status == HTTP_NOT_FOUND ? status : HTTP_SERVICE_UNAVAILABLE);
     }
     return 1;

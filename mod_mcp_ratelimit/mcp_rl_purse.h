@@ -6,10 +6,10 @@
 
 /*
 <<<<<<< HEAD
- * Tokens that Redis has lent to this machine: for a key that asks all the time, one round trip pays for
- * many requests. What is lent has been taken out of the bucket, and until it has been spent,
- * given back or has expired the bucket is filled up to its capacity less that, so never more is given
- * out than without lending, by any number of gateways together.
+ * Tokens that Redis has lent to this machine: for a key that asks all the time, one round trip pays
+ * for many requests. What is lent has been taken out of the bucket, and until it has been spent,
+ * given back or has expired the bucket is filled up to its capacity less that, so never more is
+ * given out than without lending, by any number of gateways together.
 =======
  * Tokens that Redis has lent to this machine: for a key with a large bucket that asks all the time,
  * one round trip pays for many requests. What is lent has been taken out of the bucket, and until
@@ -19,8 +19,8 @@
  *
  * A large bucket lends little at a time, for a second. A small one lends up to a quarter, for five
  * seconds, after some questions in a row, and only to a machine that listens to recalls
- * (mcp_rl_recall.h): whoever would be refused for want of what others were lent gets it back from them.
- * A key that asks seldom is lent nothing. A loan is about what was spent of the last one.
+ * (mcp_rl_recall.h): whoever would be refused for want of what others were lent gets it back from
+ * them. A key that asks seldom is lent nothing. A loan is about what was spent of the last one.
  */
 
 #define MCP_RL_LEND_LEAST_BURST 16

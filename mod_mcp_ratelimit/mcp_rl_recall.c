@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The thread that listens. What it says and hears goes over connections of the store's own client. */
+/* The thread that listens, over a connection of the store's own client. */
 #include "mcp_rl_recall.h"
 
 #include <apr_strings.h>
@@ -97,7 +97,7 @@ static apr_status_t stop(void *data)
 
 apr_status_t mcp_rl_recall_start(mcp_rl_store_t *store, int waits, apr_pool_t *exiting)
 {
-    mcp_rl_recall_t *recall = calloc(1, sizeof(*recall)); /* never freed: it may outlive all pools */
+    mcp_rl_recall_t *recall = calloc(1, sizeof(*recall)); /* never freed: it may outlive pools */
     apr_status_t rv;
 
     if (!recall) {

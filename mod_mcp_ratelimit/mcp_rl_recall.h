@@ -6,8 +6,9 @@
 
 /*
  * Recalls: a bucket that has to refuse somebody while other machines hold tokens of it says so on a
- * channel of Redis (mcp_rl_script.h), and whoever holds some puts them back. A thread of each process;
- * one process of a machine listens, since purses are shared, and another one takes over when it goes.
+ * channel of Redis (mcp_rl_script.h), and whoever holds some puts them back. A thread of each
+ * process; one process of a machine listens, since purses are shared, and another one takes over
+ * when it goes.
  *
  * A Redis user that may not subscribe lends nothing from small buckets; all else goes on.
  */

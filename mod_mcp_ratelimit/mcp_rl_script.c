@@ -295,7 +295,8 @@ const char *mcp_rl_script_decide(unsigned set, apr_pool_t *p)
 /* What is left of a loan goes back into the bucket, as if it had never been lent. */
 const char mcp_rl_script_give_back[] =
     CLOCK
-    "local cap, left, spent, gen = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]\n"
+    "local cap, left, spent = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])\n"
+    "local gen = ARGV[4]\n"
     "local s = redis.call('HMGET', KEYS[1], 'tokens', 'lent')\n"
     "local tokens = tonumber(s[1] or '')\n"
     "local a, b, c = string.match(s[2] or '', '^(%d+) (%d+) (%d+)$')\n"

@@ -203,8 +203,8 @@ static int return_own(mcp_rl_store_t *store, const mcp_rl_ask_t *asks, int count
 }
 
 /*
- * Others hold what is missing, and have been asked for it: a moment, and the question again. Whoever
- * does not give it back is dead or stopped; its loan ends by itself.
+ * Others hold what is missing, and have been asked for it: a moment, and the question again.
+ * Whoever does not give it back is dead or stopped; its loan ends by itself.
  */
 static apr_status_t ask_again(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count,
                               apr_time_t deadline, mcp_rl_verdict_t *verdicts,
