@@ -14,17 +14,13 @@
 #define FIRST_LOAN 4
 /* A loan is asked for by one request at a time; one whose answer was lost blocks no longer. */
 #define PATIENCE apr_time_from_msec(200)
-/* A place whose key has not been seen for so long is another's, if nothing lent is in it. */
-#define FORGOTTEN apr_time_from_sec(2)
 #define SPINS 1000
 
-/* How a bucket lends. */
-typedef struct terms_t {
-    apr_interval_time_t busy; /* a key that is seen again within this asks all the time */
-    unsigned streak;          /* questions in a row, each so, before the first loan */
-    apr_int64_t most;         /* tokens in a loan */
-    int early;                /* ask for more when half is spent */
-} terms_t;
+/* A key asks all the time if it has asked so often in a row, each time within SLOW of the last. */
+#define STREAK 5
+#define SLOW apr_time_from_sec(2)
+/* Or, where a loan is too small a part of the bucket to be missed, once within this. */
+#define QUICK apr_time_from_msec(100)
 
 typedef struct purse_t {
     apr_uint32_t taken;
@@ -78,13 +74,16 @@ int mcp_rl_purse_is_for(const mcp_rl_ask_t *ask)
         && ask->rule->burst >= MCP_RL_LEND_LEAST_BURST;
 }
 
-static terms_t terms_of(const mcp_rl_rule_t *rule)
+static int is_large(const mcp_rl_rule_t *rule)
 {
-    if (rule->burst < MCP_RL_LEND_LARGE_BURST) {
-        return (terms_t){ .busy = apr_time_from_sec(2), .streak = 5, .most = rule->burst / 4 };
-    }
-    return (terms_t){ .busy = apr_time_from_msec(100), .streak = 1, .early = 1,
-                      .most = rule->burst < 64 * 256 ? rule->burst / 64 : 256 };
+    return rule->burst >= MCP_RL_LEND_LARGE_BURST;
+}
+
+static apr_int64_t most_of(const mcp_rl_rule_t *rule)
+{
+    apr_int64_t most = rule->burst / (is_large(rule) ? 64 : 4);
+
+    return most < 256 ? most : 256;
 }
 
 static purse_t *take(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_uint64_t key[2])
@@ -105,13 +104,16 @@ static void give(purse_t *purse)
     __atomic_store_n(&purse->taken, 0, __ATOMIC_RELEASE);
 }
 
-static int may_lend(const mcp_rl_purses_t *purses, const mcp_rl_rule_t *rule, apr_time_t now)
+static int is_busy(const mcp_rl_purses_t *purses, purse_t *purse, const mcp_rl_rule_t *rule,
+                   apr_time_t now)
 {
-    return rule->burst >= MCP_RL_LEND_LARGE_BURST
-        || __atomic_load_n(&purses->listening, __ATOMIC_RELAXED) > now;
+    purse->streak = now - purse->seen < SLOW ? purse->streak + 1 : 0;
+    return (is_large(rule) && now - purse->seen < QUICK)
+        || (purse->streak >= STREAK
+            && __atomic_load_n(&purses->listening, __ATOMIC_RELAXED) > now);
 }
 
-static void ask_for_loan(purse_t *purse, const terms_t *terms, apr_time_t now, mcp_rl_loan_t *loan)
+static void ask_for_loan(purse_t *purse, apr_int64_t most, apr_time_t now, mcp_rl_loan_t *loan)
 {
     if (!purse->size) {
         purse->size = FIRST_LOAN;
@@ -120,7 +122,7 @@ static void ask_for_loan(purse_t *purse, const terms_t *terms, apr_time_t now, m
         /* Spent in time: twice as much. Else what was spent, and one. */
         purse->size = purse->until > now ? 2 * purse->size : purse->owed - purse->tokens + 1;
     }
-    purse->size = purse->size < terms->most ? purse->size : terms->most;
+    purse->size = purse->size < most ? purse->size : most;
     if (purse->until <= now) {
         purse->tokens = 0;
     }
@@ -137,7 +139,6 @@ int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_
     apr_uint64_t key[2];
     purse_t *purse = take(purses, ask, key);
     int paid = 0, is_asked;
-    terms_t terms;
 
     memset(loan, 0, sizeof(*loan));
     if (!purse) {
@@ -145,7 +146,7 @@ int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_
     }
     if (memcmp(purse->key, key, sizeof(purse->key)) != 0) {
         /* One that is in use keeps its place; what it was lent is void with it otherwise. */
-        if (now - purse->seen > FORGOTTEN && purse->until <= now) {
+        if (now - purse->seen > SLOW && purse->until <= now) {
             memset(&purse->streak, 0, sizeof(*purse) - offsetof(purse_t, streak));
             memcpy(purse->key, key, sizeof(purse->key));
             purse->seen = now;
@@ -153,11 +154,10 @@ int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_
         give(purse);
         return 0;
     }
-    terms = terms_of(ask->rule);
     is_asked = now - purse->lending <= PATIENCE;
     /* One asks for more while the others still live on the rest. */
     if (purse->until > now && purse->tokens >= ask->cost
-        && (!terms.early || purse->tokens > purse->size / 2 || is_asked)) {
+        && (!is_large(ask->rule) || purse->tokens > purse->size / 2 || is_asked)) {
         purse->tokens -= ask->cost;
         verdict->allowed = paid = 1;
         verdict->lent_out = 0;
@@ -165,11 +165,8 @@ int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_
         verdict->wait = verdict->wait_one = 0;
         verdict->reset = purse->reset_at > now ? purse->reset_at - now : 0;
     }
-    else {
-        purse->streak = now - purse->seen < terms.busy ? purse->streak + 1 : 0;
-        if (purse->streak >= terms.streak && !is_asked && may_lend(purses, ask->rule, now)) {
-            ask_for_loan(purse, &terms, now, loan);
-        }
+    else if (is_busy(purses, purse, ask->rule, now) && !is_asked) {
+        ask_for_loan(purse, most_of(ask->rule), now, loan);
     }
     purse->seen = now;
     give(purse);
