@@ -13,10 +13,15 @@
 
 void mcp_thread_block_signals(sigset_t *before)
 {
-    sigset_t all;
+    static const int crashes[] = { SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP };
+    sigset_t blocked;
+    unsigned i;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, before);
+    sigfillset(&blocked);
+    for (i = 0; i < sizeof(crashes) / sizeof(*crashes); i++) {
+        sigdelset(&blocked, crashes[i]);
+    }
+    pthread_sigmask(SIG_SETMASK, &blocked, before);
 }
 
 void mcp_thread_restore_signals(const sigset_t *before)

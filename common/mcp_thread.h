@@ -51,7 +51,7 @@ void mcp_thread_stop(mcp_thread_t *t, pthread_mutex_t *mutex);
 apr_status_t mcp_thread_stop_at_exit(void *t);
 
 /** Signals are the business of the server's own threads: what the calling thread starts from here
- * on takes none, until mcp_thread_restore_signals(). */
+ * on takes none but those of its own crashes, until mcp_thread_restore_signals(). */
 void mcp_thread_block_signals(sigset_t *before);
 void mcp_thread_restore_signals(const sigset_t *before);
 

@@ -2,10 +2,12 @@
 /* A queue and one thread. The lock covers the queue only, never a job. */
 #include "mcp_cache_writer.h"
 
+#include <stdlib.h>
+
 #include "mcp_clock.h"
 #include "mcp_thread.h"
 
-#define WAIT apr_time_from_sec(1)
+#define WAIT apr_time_from_msec(250)
 #define IDLE_EVERY apr_time_from_msec(500)
 
 struct mcp_cache_writer_t {
@@ -68,18 +70,27 @@ static apr_status_t stop(void *data)
     return APR_SUCCESS;
 }
 
-mcp_cache_writer_t *mcp_cache_writer_create(const mcp_cache_writer_options_t *options,
-                                            apr_pool_t *p)
+mcp_cache_writer_t *mcp_cache_writer_create(const mcp_cache_writer_options_t *options, int waits,
+                                            apr_pool_t *exiting)
 {
-    mcp_cache_writer_t *w = apr_pcalloc(p, sizeof(*w));
+    mcp_cache_writer_t *w = calloc(1, sizeof(*w));
 
+    if (!w) {
+        return NULL;
+    }
     w->options = *options;
     w->last = &w->first;
     pthread_mutex_init(&w->mutex, NULL);
     if (mcp_thread_start(&w->thread, run, w) != APR_SUCCESS) {
+        free(w);
         return NULL;
     }
-    apr_pool_pre_cleanup_register(p, w, stop);
+    if (waits) {
+        apr_pool_pre_cleanup_register(exiting, w, stop);
+    }
+    else {
+        apr_pool_pre_cleanup_register(exiting, &w->thread, mcp_thread_stop_at_exit);
+    }
     return w;
 }
 

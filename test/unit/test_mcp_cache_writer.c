@@ -46,7 +46,7 @@ START_TEST(does_all_jobs_in_order_before_it_ends)
     int i;
 
     apr_pool_create(&p, pool);
-    writer = mcp_cache_writer_create(&options, p);
+    writer = mcp_cache_writer_create(&options, 1, p);
     ck_assert_ptr_nonnull(writer);
     for (i = 0; i < JOBS; i++) {
         ck_assert(post(writer, i, 1));
@@ -62,7 +62,7 @@ END_TEST
 START_TEST(refuses_more_than_its_bounds)
 {
     mcp_cache_writer_options_t options = {1000, 5, NULL, NULL};
-    mcp_cache_writer_t *writer = mcp_cache_writer_create(&options, pool);
+    mcp_cache_writer_t *writer = mcp_cache_writer_create(&options, 1, pool);
     int i, taken = 0;
 
     pthread_mutex_lock(&gate); /* one job may be under way, and waits here */
