@@ -52,10 +52,12 @@ try_again() {
     [ "${CI:-}" = true ] && [ "$bad" -gt 0 ] && [ -n "$files" ] || return 0
     [ "$(echo "$files" | wc -l)" -le 2 ] && ! grep -q 'exit signal' "$tap" || return 0
     all_good=$good all_bad=$bad all_skips=$skips
+    # shellcheck disable=SC2086
     echo "== Once more:" $files
     # shellcheck disable=SC2086
     run $files
     if [ "$bad" -eq 0 ] && [ "$good" -gt 0 ]; then
+        # shellcheck disable=SC2086
         echo "FLAKY:" $files "failed, and passed on the second try"
         all_good=$((all_good + all_bad)) all_bad=0
     fi
