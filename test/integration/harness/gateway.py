@@ -20,7 +20,7 @@ import signal
 import socket
 import subprocess
 
-from . import certs, oracle, process
+from . import certs, oracle, preload, process
 from .client import Connection
 from .wait import PATIENCE, wait_until
 
@@ -105,12 +105,14 @@ class Gateway:
         streams=1000,
         mcp=True,
         lbmethod="mcp",
-        tuning=()
+        tuning=(),
+        preloaded=()
     ):
         """
         routes: path here -> path there. location, server, balancer: lines for these places.
         member: parameters of every member. single: ProxyPass to the first backend, no balancer.
-        streams: MCPProxyMaxStreams. spare: ServerLimit beyond children.
+        streams: MCPProxyMaxStreams. spare: ServerLimit beyond children. preloaded: names of
+        harness/NAME.c, loaded ahead of httpd's libraries.
         """
         self.directory = pathlib.Path(directory)
         self.backends = list(backends)
@@ -121,6 +123,7 @@ class Gateway:
         self.threads, self.children_wanted, self.spare = threads, children, spare
         self.tls, self.streams, self.mcp, self.lbmethod = tls, streams, mcp, lbmethod
         self.tuning = list(tuning)
+        self.preloaded = list(preloaded)
         self.port = free_port()
         self.process = None
         self.expectations = []
@@ -246,13 +249,18 @@ class Gateway:
             suppressions = self.directory / "lsan"
             suppressions.write_text("".join("leak:%s\n" % name for name in NOT_OURS),
                                     encoding="utf-8")
-            preload = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True,
-                                     capture_output=True, text=True).stdout.strip()
+            asan_library = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True,
+                                          capture_output=True, text=True).stdout.strip()
             common = "log_path=%s/report" % reports
             asan = "detect_leaks=%d:abort_on_error=1:fast_unwind_on_malloc=%d:%s"
-            env.update(LD_PRELOAD=preload, ASAN_OPTIONS=asan % (LEAKS, not LEAKS, common),
+            env.update(LD_PRELOAD=asan_library, ASAN_OPTIONS=asan % (LEAKS, not LEAKS, common),
                        LSAN_OPTIONS="print_suppressions=0:suppressions=%s" % suppressions,
                        UBSAN_OPTIONS="print_stacktrace=1:" + common)
+        flags = ["-I" + apxs(name) for name in ("APR_INCLUDEDIR", "APU_INCLUDEDIR")]
+        flags += apxs("EXTRA_CPPFLAGS").split()
+        own = [str(preload.library(name, self.directory, flags)) for name in self.preloaded]
+        if own:
+            env["LD_PRELOAD"] = " ".join([env.get("LD_PRELOAD", ""), *own])
         return env
 
     def _sanitizer_reports(self):
