@@ -300,6 +300,8 @@ static apr_status_t make_conn(mcp_backend_t *b, request_rec *r)
     apr_allocator_owner_set(allocator, b->pool);
     apr_pool_tag(b->pool, "mcp_backend");
     b->conn = mcp_backend_conn_rec(b->pool, b->worker, 1);
+    /* mod_proxy clears this one where it fails, and goes on with b->conn. */
+    apr_pool_create(&b->conn->scpool, b->pool);
     b->conn->hostname = apr_pstrdup(b->pool, b->worker->s->hostname_ex);
     b->conn->port = b->worker->s->port;
     b->conn->ssl_hostname = apr_pstrdup(b->pool, b->ssl_hostname);
@@ -317,8 +319,8 @@ static apr_status_t make_conn(mcp_backend_t *b, request_rec *r)
     if (ap_proxy_connection_create_ex("MCP", b->conn, r) != OK) {
         return APR_EGENERAL;
     }
-    b->in = apr_brigade_create(b->pool, b->conn->connection->bucket_alloc);
-    b->out = apr_brigade_create(b->pool, b->conn->connection->bucket_alloc);
+    b->in = apr_brigade_create(b->conn->scpool, b->conn->connection->bucket_alloc);
+    b->out = apr_brigade_create(b->conn->scpool, b->conn->connection->bucket_alloc);
     return APR_SUCCESS;
 }
 
