@@ -5,6 +5,7 @@ MPM=event|worker|prefork chooses the MPM, MCP_BUILD the tree that holds our modu
 the log level. MCP_ASAN=1 runs httpd under AddressSanitizer (a module that was built with it is
 noticed), MCP_LEAKS=1 looks for leaks as well (with an APR whose pools use malloc: what hangs on
 mapped pools counts as lost); sanitizers write to files, and a file fails the test.
+MCP_POOLS=1 shows a sanitizer each block of a pool by itself, and not one large piece of memory.
 MCP_WRAP=COMMAND starts httpd under that command, valgrind for example. MCP_STOCK=1 leaves our
 module out (mod_proxy_http, lbmethod byrequests): for work on the harness itself, and to see which
 behaviour is httpd's own.
@@ -123,7 +124,7 @@ class Gateway:
         self.threads, self.children_wanted, self.spare = threads, children, spare
         self.tls, self.streams, self.mcp, self.lbmethod = tls, streams, mcp, lbmethod
         self.tuning = list(tuning)
-        self.preloaded = list(preloaded)
+        self.preloaded = [*(["pools"] if os.environ.get("MCP_POOLS") else []), *preloaded]
         self.port = free_port()
         self.process = None
         self.expectations = []
