@@ -37,6 +37,7 @@ struct mcp_backend_t {
     proxy_worker *worker;
     int fd;
     int is_ssl;
+    int is_pools;             /* the pool closes fd: APR has made a socket of it */
     int is_reused;
     apr_time_t idle_until;
     socklen_t peer_len;
@@ -197,7 +198,10 @@ void mcp_backend_close(mcp_backend_t *b)
         }
         apr_pool_destroy(b->pool);
     }
-    close(b->fd);
+    /* Never twice: by then the number may be another thread's. */
+    if (!b->is_pools) {
+        close(b->fd);
+    }
     free(b->ssl_hostname);
     free(b);
 }
@@ -315,6 +319,7 @@ static apr_status_t make_conn(mcp_backend_t *b, request_rec *r)
     if (rv != APR_SUCCESS) {
         return rv;
     }
+    b->is_pools = 1;
     apr_socket_addr_get(&b->conn->addr, APR_REMOTE, b->conn->sock);
     if (ap_proxy_connection_create_ex("MCP", b->conn, r) != OK) {
         return APR_EGENERAL;
