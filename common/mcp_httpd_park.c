@@ -33,6 +33,7 @@ park_env_t mcp_park_env = { .allowed = 1 };
 static __thread struct {
     conn_rec *c;
     mcp_park_t *park;
+    int was_aborted;
 } leaving;
 
 /* ---- a child that is to go ---- */
@@ -196,11 +197,16 @@ static int run_inline(mcp_park_t *park)
     return status;
 }
 
-/* Until the suspend hook, which comes on this thread, after all who have a say in the request. */
+/*
+ * Until the suspend hook, which comes on this thread, after all who have a say in the request. The
+ * MPM would close a connection that is aborted without that hook, and with it what still waits.
+ */
 static void leave_thread(mcp_park_t *park)
 {
     leaving.c = park->lot->c;
     leaving.park = park;
+    leaving.was_aborted = (int)leaving.c->aborted;
+    leaving.c->aborted = 0;
 }
 
 int mcp_park_leave(mcp_park_t *park, mcp_park_fn *fn, void *baton)
@@ -245,6 +251,7 @@ static void on_suspend(conn_rec *c, request_rec *r)
         return;
     }
     leaving.park = NULL;
+    c->aborted = (unsigned)leaving.was_aborted;
     if (park->job.fn) {
         mcp_crew_run(mcp_park_env.crew, &park->job);
     }

@@ -37,6 +37,7 @@ struct mcp_backend_t {
     proxy_worker *worker;
     int fd;
     int is_ssl;
+    int is_pools;             /* the pool closes fd: APR has made a socket of it */
     int is_reused;
     apr_time_t idle_until;
     socklen_t peer_len;
@@ -197,7 +198,10 @@ void mcp_backend_close(mcp_backend_t *b)
         }
         apr_pool_destroy(b->pool);
     }
-    close(b->fd);
+    /* Never twice: by then the number may be another thread's. */
+    if (!b->is_pools) {
+        close(b->fd);
+    }
     free(b->ssl_hostname);
     free(b);
 }
@@ -300,6 +304,8 @@ static apr_status_t make_conn(mcp_backend_t *b, request_rec *r)
     apr_allocator_owner_set(allocator, b->pool);
     apr_pool_tag(b->pool, "mcp_backend");
     b->conn = mcp_backend_conn_rec(b->pool, b->worker, 1);
+    /* mod_proxy clears this one where it fails, and goes on with b->conn. */
+    apr_pool_create(&b->conn->scpool, b->pool);
     b->conn->hostname = apr_pstrdup(b->pool, b->worker->s->hostname_ex);
     b->conn->port = b->worker->s->port;
     b->conn->ssl_hostname = apr_pstrdup(b->pool, b->ssl_hostname);
@@ -313,12 +319,13 @@ static apr_status_t make_conn(mcp_backend_t *b, request_rec *r)
     if (rv != APR_SUCCESS) {
         return rv;
     }
+    b->is_pools = 1;
     apr_socket_addr_get(&b->conn->addr, APR_REMOTE, b->conn->sock);
     if (ap_proxy_connection_create_ex("MCP", b->conn, r) != OK) {
         return APR_EGENERAL;
     }
-    b->in = apr_brigade_create(b->pool, b->conn->connection->bucket_alloc);
-    b->out = apr_brigade_create(b->pool, b->conn->connection->bucket_alloc);
+    b->in = apr_brigade_create(b->conn->scpool, b->conn->connection->bucket_alloc);
+    b->out = apr_brigade_create(b->conn->scpool, b->conn->connection->bucket_alloc);
     return APR_SUCCESS;
 }
 

@@ -128,3 +128,9 @@ def test_a_black_hole_lets_nobody_connect(keep):
     hole = keep(BlackHole())
     with pytest.raises(TimeoutError):
         Connection(("127.0.0.1", hole.port), timeout=0.3)
+
+
+def test_httpd_runs_with_each_block_of_a_pool_by_itself(gateway, backend):
+    gw = gateway(backend(lambda peer: peer.read_request() and peer.answer(b"abcde")),
+                 preloaded=["pools"])
+    assert [gw.request("GET", "/mcp").body for _ in range(3)] == [b"abcde"] * 3

@@ -193,6 +193,19 @@ def test_the_limit_of_streams_holds_for_streams_that_begin_at_once(gateway, back
     assert all(a.header("Retry-After") for a in answers if a.status == 503)
 
 
+def test_a_client_that_goes_while_it_is_told_to_continue_is_logged(gateway, backend):
+    """httpd closes such a connection behind the back of the request that waits for its body."""
+    gw = gateway(backend(lambda peer: peer.read_request() and peer.answer()), threads=2,
+                 preloaded=["leavingclient"])
+    head = [ACCEPT, JSON, ("Content-Length", "2"), ("Expect", "100-continue")]
+    for count in range(1, 6):
+        with gw.connect() as client:
+            client.send(client.head("POST", "/mcp", head))
+            assert not client.fill()
+        wait_until(lambda: sum("POST" in x for x in gw.access()) == count, "the request's end")
+        assert gw.request("GET", "/nothing").status == 404
+
+
 # Configuration
 
 def test_a_section_counts_for_its_own_paths_only(gateway, backend):

@@ -167,6 +167,14 @@ def test_ssl_proxy_checks_are_honoured(gateway, backend, name):
     assert gateway(b, **lines).request("POST", "/mcp", POST, b"{}").status == 200
 
 
+def test_a_connection_to_an_https_member_is_closed_once(gateway, backend):
+    b = backend(lambda peer: peer.read_request() and peer.answer(headers=[("Connection", "close")]),
+                tls=True)
+    gw = gateway(b, preloaded=["closedtwice"], **proxy_tls())
+    for _ in range(3):
+        assert gw.request("POST", "/mcp", POST, json.dumps(call("x")).encode()).status == 200
+
+
 def test_https_members_without_ssl_proxy_engine_are_refused(gateway, backend):
     gw = gateway(backend(answering, tls=True), modules=["ssl"])
     for tag in ("AH01961", "AH00961", tags.TLS_FAILED):

@@ -5,6 +5,7 @@ MPM=event|worker|prefork chooses the MPM, MCP_BUILD the tree that holds our modu
 the log level. MCP_ASAN=1 runs httpd under AddressSanitizer (a module that was built with it is
 noticed), MCP_LEAKS=1 looks for leaks as well (with an APR whose pools use malloc: what hangs on
 mapped pools counts as lost); sanitizers write to files, and a file fails the test.
+MCP_POOLS=1 shows a sanitizer each block of a pool by itself, and not one large piece of memory.
 MCP_WRAP=COMMAND starts httpd under that command, valgrind for example. MCP_STOCK=1 leaves our
 module out (mod_proxy_http, lbmethod byrequests): for work on the harness itself, and to see which
 behaviour is httpd's own.
@@ -20,7 +21,7 @@ import signal
 import socket
 import subprocess
 
-from . import certs, oracle, process
+from . import certs, oracle, preload, process
 from .client import Connection
 from .wait import PATIENCE, wait_until
 
@@ -105,12 +106,14 @@ class Gateway:
         streams=1000,
         mcp=True,
         lbmethod="mcp",
-        tuning=()
+        tuning=(),
+        preloaded=()
     ):
         """
         routes: path here -> path there. location, server, balancer: lines for these places.
         member: parameters of every member. single: ProxyPass to the first backend, no balancer.
-        streams: MCPProxyMaxStreams. spare: ServerLimit beyond children.
+        streams: MCPProxyMaxStreams. spare: ServerLimit beyond children. preloaded: names of
+        harness/NAME.c, loaded ahead of httpd's libraries.
         """
         self.directory = pathlib.Path(directory)
         self.backends = list(backends)
@@ -121,6 +124,7 @@ class Gateway:
         self.threads, self.children_wanted, self.spare = threads, children, spare
         self.tls, self.streams, self.mcp, self.lbmethod = tls, streams, mcp, lbmethod
         self.tuning = list(tuning)
+        self.preloaded = [*(["pools"] if os.environ.get("MCP_POOLS") else []), *preloaded]
         self.port = free_port()
         self.process = None
         self.expectations = []
@@ -246,13 +250,18 @@ class Gateway:
             suppressions = self.directory / "lsan"
             suppressions.write_text("".join("leak:%s\n" % name for name in NOT_OURS),
                                     encoding="utf-8")
-            preload = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True,
-                                     capture_output=True, text=True).stdout.strip()
+            asan_library = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True,
+                                          capture_output=True, text=True).stdout.strip()
             common = "log_path=%s/report" % reports
             asan = "detect_leaks=%d:abort_on_error=1:fast_unwind_on_malloc=%d:%s"
-            env.update(LD_PRELOAD=preload, ASAN_OPTIONS=asan % (LEAKS, not LEAKS, common),
+            env.update(LD_PRELOAD=asan_library, ASAN_OPTIONS=asan % (LEAKS, not LEAKS, common),
                        LSAN_OPTIONS="print_suppressions=0:suppressions=%s" % suppressions,
                        UBSAN_OPTIONS="print_stacktrace=1:" + common)
+        flags = ["-I" + apxs(name) for name in ("APR_INCLUDEDIR", "APU_INCLUDEDIR")]
+        flags += apxs("EXTRA_CPPFLAGS").split()
+        own = [str(preload.library(name, self.directory, flags)) for name in self.preloaded]
+        if own:
+            env["LD_PRELOAD"] = " ".join([env.get("LD_PRELOAD", ""), *own])
         return env
 
     def _sanitizer_reports(self):

@@ -4,9 +4,9 @@ import os
 import pathlib
 import shutil
 import struct
-import subprocess
 import tempfile
 
+from . import preload
 from .redisd import Redis
 
 
@@ -15,10 +15,8 @@ class TurnableRedis(Redis):
 
     def __init__(self, *arguments):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mcp-clock-"))
-        library, self.offset = self.folder / "turnclock.so", self.folder / "offset"
-        compiler = os.environ.get("CC", "cc").split()
-        subprocess.run([*compiler, "-shared", "-fPIC", "-O2", "-o", library,
-                        pathlib.Path(__file__).with_name("turnclock.c")], check=True)
+        self.offset = self.folder / "offset"
+        library = preload.library("turnclock", self.folder)
         self.offset.write_bytes(struct.pack("q", 0))
         self.environment = dict(os.environ, LD_PRELOAD=str(library), TURNCLOCK=str(self.offset))
         super().__init__(*arguments)
