@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """MCPProxyRescue: what goes wrong in a rescue harms nobody else, and no more than it must."""
+import json
+
+from harness import tags
 from harness.client import Mcp, call
 from harness.mcpserver import _reply
+from harness.wait import wait_until
 
 from test_rescue import _gateway, opened, opening, rescuing, two  # noqa: F401
 
@@ -87,3 +91,19 @@ def test_a_member_that_cannot_open_a_session_now_is_not_the_last_to_be_asked(gat
     home.kill()
     where = client.where()
     assert failed and where not in (home.name, failed[0].name)
+
+
+def test_who_waits_for_a_rescue_when_its_child_is_to_go_has_its_answer_with_it(gateway, server):
+    gw, home, other, client = two(gateway, server, mpm="event")
+    other.opening_waits = True
+    home.kill()
+    connections = [gw.connect(), gw.connect()]
+    body = json.dumps(call("whoami")).encode()
+    for connection in connections:
+        connection.send(connection.head("POST", "/mcp", client.headers(), body) + body)
+        other.wait_waiting(1)
+    wait_until(lambda: sum(line.tag == tags.CONNECT_FAILED for line in gw.log()) == 2, "both")
+    gw.graceful()
+    other.release()
+    for connection in connections:
+        assert connection.response().json()["result"]["server"] == other.name
