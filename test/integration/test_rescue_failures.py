@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MCPProxyRescue: what goes wrong in a rescue harms nobody else, and no more than it must."""
 import json
+import os
+import signal
 
 from harness import tags
 from harness.client import Mcp, call
@@ -107,3 +109,20 @@ def test_who_waits_for_a_rescue_when_its_child_is_to_go_has_its_answer_with_it(g
     other.release()
     for connection in connections:
         assert connection.response().json()["result"]["server"] == other.name
+
+
+def test_the_claim_of_a_killed_child_is_in_nobodys_way(gateway, server):
+    gw, home, other, client = two(gateway, server, mpm="event")
+    gw.expect_log("AH00052", optional=True)
+    other.opening_waits = True
+    home.kill()
+    body = json.dumps(call("whoami")).encode()
+    connection = gw.connect()
+    connection.send(connection.head("POST", "/mcp", client.headers(), body) + body)
+    other.wait_waiting(1)
+    for pid in gw.children():
+        os.kill(pid, signal.SIGKILL)
+    other.wait_waiting(0)
+    other.opening_waits = False
+    wait_until(gw.children, "another child")
+    assert client.where() == other.name
