@@ -18,7 +18,8 @@
 #define MCP_BLOBS_MIN (512 * 1024)
 #define MCP_BLOBS_DIGEST 32
 
-/** What a value takes, with all that is kept of it, if it has no more than MCP_BLOBS_SMALL bytes. */
+/** What a value takes, with all that is kept of it, if it has no more
+ * than MCP_BLOBS_SMALL bytes. */
 #define MCP_BLOBS_EACH 1120
 #define MCP_BLOBS_SMALL 1000
 

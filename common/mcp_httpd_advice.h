@@ -6,8 +6,8 @@
 #include <http_config.h>
 
 /*
- * Warnings about a configuration that can be run, but has directives that do nothing. Whoever asks for
- * them with httpd -t gets them; a start says only what will go wrong. All of this is for the
+ * Warnings about a configuration that can be run, but has directives that do nothing. Whoever asks
+ * for them with httpd -t gets them; a start says only what will go wrong. All of this is for the
  * check_config hook.
  */
 

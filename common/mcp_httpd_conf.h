@@ -10,9 +10,9 @@
  *
  *     MCP_DIRECTIVE(ID, kind, scope, "MCPName", default, min, max, accepted, "help")
  *
- * and includes that file three times: for the enum of ids, for the array of mcp_conf_directive_t and
- * for its command_rec array. Values are 64-bit numbers (microseconds, bytes, counts, choices) or
- * text. Unset is a sentinel; the default lives in the getter; merging touches neither side.
+ * and includes that file three times: for the enum of ids, for the array of mcp_conf_directive_t
+ * and for its command_rec array. Values are 64-bit numbers (microseconds, bytes, counts, choices)
+ * or text. Unset is a sentinel; the default lives in the getter; merging touches neither side.
  */
 
 typedef enum {
@@ -37,7 +37,7 @@ typedef struct mcp_conf_directive_t {
     const char *name;
     apr_int64_t value;    /* the default of a number */
     apr_int64_t min, max;
-    const char *accepted; /* said in the error; for a choice, also the choices. For text: the default */
+    const char *accepted; /* said in the error; the choices, if it is one; for text: the default */
 } mcp_conf_directive_t;
 
 typedef union mcp_conf_value_t {

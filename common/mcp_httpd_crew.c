@@ -20,7 +20,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -31,6 +30,7 @@
 #include <unistd.h>
 
 #include "mcp_clock.h"
+#include "mcp_thread.h"
 
 #define TURNS_PER_CORE 2
 /* How often the foreman looks, and for how long a thread is busy until it counts as stuck. */
@@ -384,7 +384,7 @@ static int open_descriptors(mcp_crew_t *crew)
 mcp_crew_t *mcp_crew_create(int threads, apr_pool_t *pool)
 {
     mcp_crew_t *crew = apr_pcalloc(pool, sizeof(*crew));
-    sigset_t all, before;
+    sigset_t before;
 
     crew->jobs_end = &crew->jobs;
     crew->swept = mcp_clock_now() / APR_USEC_PER_SEC;
@@ -397,8 +397,7 @@ mcp_crew_t *mcp_crew_create(int threads, apr_pool_t *pool)
     if (!open_descriptors(crew)) {
         return NULL;
     }
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    mcp_thread_block_signals(&before);
     /* httpd's own call: code that runs on these threads asks for ap_thread_current(). */
     while (crew->count < threads) {
         member_t *member = &crew->members[crew->count];
@@ -416,7 +415,7 @@ mcp_crew_t *mcp_crew_create(int threads, apr_pool_t *pool)
         crew->foreman = 0;
         atomic_store(&crew->most_turns, threads);
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    mcp_thread_restore_signals(&before);
     if (!crew->count) {
         close_descriptors(crew);
         return NULL;

@@ -31,8 +31,9 @@ static struct {
 /*
  * A loan: bytes in a buffer that is used for something else as soon as the write returns.
  * Nearly always they are on the wire by then, and were never copied; what is not is copied at last
- * by mcp_lender_repay(), behind the backs of the filters that hold the bucket. Setting a transient bucket
- * aside would cost every event a copy, and every stream the 8 KB that APR takes for a heap bucket.
+ * by mcp_lender_repay(), behind the backs of the filters that hold the bucket. Setting a transient
+ * bucket aside would cost every event a copy, and every stream the 8 KB that APR takes for a heap
+ * bucket.
  */
 struct mcp_loan_t {
     apr_bucket_refcount refcount; /* first: what shared buckets look for */
@@ -124,8 +125,8 @@ void mcp_lender_repay(mcp_lender_t *lender)
 /* ---- blocks ---- */
 
 /*
- * Looking for input drops the empty bucket that the core's input filter keeps, and its buffer. A TLS
- * client's goodbye that is met by it is not met again.
+ * Looking for input drops the empty bucket that the core's input filter keeps, and its buffer. A
+ * TLS client's goodbye that is met by it is not met again.
  */
 static apr_status_t drop_read_buffer(request_rec *r)
 {

@@ -20,8 +20,6 @@
 #include <http_protocol.h>
 #include <http_request.h>
 #include <mpm_common.h>
-#include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include "mcp_clock.h"
@@ -332,7 +330,7 @@ static apr_status_t stop_threads(void *unused)
     /* Loops first: they wake the crew through a descriptor that its end closes. */
     for (i = 0; i < mcp_park_env.count; i++) {
         mcp_loop_stop(mcp_park_env.threads[i].loop);
-        pthread_join(mcp_park_env.threads[i].thread, NULL);
+        pthread_join(mcp_park_env.threads[i].thread.id, NULL);
     }
     mcp_crew_stop(mcp_park_env.crew);
     /* The loops stay: connections that this child leaves behind still point to them. */
@@ -343,8 +341,7 @@ static apr_status_t stop_threads(void *unused)
 static void start_thread(server_rec *s)
 {
     park_thread_t *t = &mcp_park_env.threads[mcp_park_env.count];
-    sigset_t all, before;
-    int rv;
+    apr_status_t rv;
 
     t->loop = mcp_loop_create();
     if (!t->loop) {
@@ -355,11 +352,8 @@ static void start_thread(server_rec *s)
     t->retired_tail = &t->retired;
     t->retire_timer.fn = mcp_lot_destroy_retired;
     t->retire_timer.baton = t;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    rv = pthread_create(&t->thread, NULL, run_thread, t);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rv) {
+    rv = mcp_thread_start(&t->thread, run_thread, t);
+    if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_ERR, rv, s, MCP_LOGNO(1002)
                      "no thread for the event loop could be started: streams will hold threads");
         mcp_loop_destroy(t->loop);

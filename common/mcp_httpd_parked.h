@@ -6,6 +6,7 @@
 #include "mcp_httpd_log.h"
 #include "mcp_httpd_memory.h"
 #include "mcp_httpd_park.h"
+#include "mcp_thread.h"
 
 /*
  * What the files of parking share: mcp_httpd_park.c (requests change hands; the child),
@@ -28,7 +29,7 @@ typedef struct retired_t {
 
 typedef struct park_thread_t {
     mcp_loop_t *loop;
-    pthread_t thread;
+    mcp_thread_t thread;
     mcp_park_t *parked;  /* requests that are on the loop and want to know of a drain */
     retired_t *retired;  /* oldest first */
     retired_t **retired_tail;

@@ -42,8 +42,8 @@ struct mcp_metrics_sink_t {
 };
 
 /**
- * Hook mcp_metrics, run by mod_mcp_proxy's mcp-metrics handler on a worker thread. Each module hands
- * its samples, summed over all children, to @a sink. Texts need to live during the call only.
+ * Hook mcp_metrics, run by mod_mcp_proxy's mcp-metrics handler on a worker thread. Each module
+ * hands its samples, summed over all children, to @a sink. Texts need to live during the call only.
  * Register with APR_OPTIONAL_HOOK(mcp, metrics, fn, NULL, NULL, APR_HOOK_MIDDLE); the runner has
  * APR_IMPLEMENT_OPTIONAL_HOOK_RUN_ALL(mcp, MCP, int, metrics, (request_rec *r,
  * mcp_metrics_sink_t *sink), (r, sink), OK, DECLINED).

@@ -432,7 +432,8 @@ static const char *decode_name(request_rec *r, const char *value)
     coded = apr_pstrmemdup(r->pool, value + sizeof(prefix) - 1, len - 2 - (sizeof(prefix) - 1));
     len = strlen(coded);
     if (len % 4 != 0
-        || strspn(coded, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=") != len) {
+        || strspn(coded, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                         "0123456789+/=") != len) {
         return NULL;
     }
     plain = apr_palloc(r->pool, (apr_size_t)apr_base64_decode_len(coded) + 1);

@@ -439,8 +439,10 @@ static apr_status_t finish(mcp_redis_t *redis, mcp_redis_job_t *job)
     if (mcp_redis_wire_has_leftover(job->wire)) {
         return fail_because(redis, job, 0, "more replies than questions");
     }
-    give_back(redis, job->wire);
-    job->wire = NULL;
+    if (!job->keeps_wire) {
+        give_back(redis, job->wire);
+        job->wire = NULL;
+    }
     note_success(redis);
     return APR_SUCCESS;
 }

@@ -33,7 +33,7 @@ typedef struct mcp_redis_command_t {
     int argc;
     const char **argv;      /* any bytes; with a script, argv[0] and argv[1] are filled in here */
     const size_t *argvlen;  /* for a script, [0] and [1] are ignored */
-    const mcp_redis_script_t *script; /* EVALSHA, and EVAL if the server does not know it; or NULL */
+    const mcp_redis_script_t *script; /* EVALSHA, or EVAL if the server does not know it; or NULL */
     int expect;             /* REDIS_REPLY_*; 0: any. An error reply is always possible */
     redisReply *reply;      /* out: the caller's; see mcp_redis_free_replies() */
 } mcp_redis_command_t;
@@ -90,8 +90,9 @@ int mcp_redis_is_open(const mcp_redis_t *redis);
 
 /**
  * From one thread that may wait, every now and then: close idle connections; while the breaker is
- * open, ask for the host's address anew, and try (at most every MCP_BREAKER_PROBE_EVERY, one process at a time) whether the server
- * takes a write within @a timeout, and close the breaker if so.
+ * open, ask for the host's address anew, and try (at most every MCP_BREAKER_PROBE_EVERY, one
+ * process at a time) whether the server takes a write within @a timeout, and close the breaker if
+ * so.
  */
 void mcp_redis_maintain(mcp_redis_t *redis, apr_interval_time_t timeout);
 
@@ -106,6 +107,7 @@ typedef struct mcp_redis_job_t {
     mcp_redis_info_t info;
     int fd;
     short events;            /* POLLIN or POLLOUT */
+    int keeps_wire;          /* set by the caller: wire is its own when the job is done */
     struct mcp_redis_wire_t *wire; /* private, as what follows */
     int stage;
     int next;                /* the command whose reply is awaited */
@@ -113,7 +115,8 @@ typedef struct mcp_redis_job_t {
     int probe;
 } mcp_redis_job_t;
 
-/** commands, count and maybe info.prepare are set by the caller, the rest is zero. Returns as mcp_redis_job_step(). */
+/** commands, count and maybe info.prepare are set by the caller, the rest is zero.
+ * Returns as mcp_redis_job_step(). */
 apr_status_t mcp_redis_job_start(mcp_redis_t *redis, mcp_redis_job_t *job);
 apr_status_t mcp_redis_job_step(mcp_redis_t *redis, mcp_redis_job_t *job);
 

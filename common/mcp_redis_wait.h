@@ -6,8 +6,8 @@
 #include "mcp_redis.h"
 
 /*
- * A job of mcp_redis.h that is waited for on an event loop. The caller's memory, until done has been
- * called. On the loop's thread.
+ * A job of mcp_redis.h that is waited for on an event loop. The caller's memory, until done has
+ * been called. On the loop's thread.
  */
 typedef struct mcp_redis_wait_t {
     mcp_redis_t *redis;      /* set by the caller, as what follows */

@@ -8,8 +8,8 @@
 
 /*
  * One connection to a Redis server, as bytes: a non-blocking socket, what waits to be sent, and a
- * parser. hiredis' own connections are not used: their timeouts are per read, and one that timed out
- * hands a late reply to the next question.
+ * parser. hiredis' own connections are not used: their timeouts are per read, and one that timed
+ * out hands a late reply to the next question.
  *
  * A connection that failed in any way is good for nothing but mcp_redis_wire_close().
  */

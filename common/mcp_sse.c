@@ -230,7 +230,8 @@ mcp_sse_first_e mcp_sse_first(const char *buf, apr_size_t len, mcp_span_t *data)
     return len < MCP_SSE_MAX_FIRST ? MCP_SSE_MORE : MCP_SSE_OTHER;
 }
 
-/* The next line, moved behind its end; 0: that has not come. A CR at the very end may lack its LF. */
+/* The next line, moved behind its end; 0: that has not come. A CR at the very end may
+ * lack its LF. */
 static int cut_line(mcp_span_t *in, mcp_span_t *line)
 {
     apr_size_t len = 0, end;

@@ -37,7 +37,8 @@ static const unit_t counts[] = {
     { NULL, 0 }
 };
 
-/* Read a number and its unit, towards minus infinity if @a sign is -1: there is room for one more. */
+/* Read a number and its unit, towards minus infinity if @a sign is -1: there is room
+ * for one more. */
 static apr_status_t read_number(const char *text, const unit_t *units, int sign, apr_int64_t *out)
 {
     const char *unit = text + strspn(text, "0123456789");

@@ -29,8 +29,8 @@ apr_status_t mcp_value_count(const char *text, apr_int64_t *out);
 apr_size_t mcp_value_decimal(char *buf, apr_int64_t number);
 
 /**
- * Whether @a text fits @a pattern: * is any run of bytes, ? any one byte. Case counts. Takes at most
- * a time that grows with the product of the two lengths.
+ * Whether @a text fits @a pattern: * is any run of bytes, ? any one byte. Case counts. Takes at
+ * most a time that grows with the product of the two lengths.
  */
 int mcp_value_matches(const char *pattern, const char *text);
 

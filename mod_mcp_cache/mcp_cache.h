@@ -85,7 +85,7 @@ int mcp_cache_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp
 
 /* mcp_cache_advice.c: warnings about directives that do nothing */
 int mcp_cache_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s);
-void mcp_cache_child_init(apr_pool_t *p, server_rec *s);
+void mcp_cache_child_init(apr_pool_t *pchild, server_rec *s);
 const mcp_cache_env_t *mcp_cache_env(void);
 
 /** Whether the store is being asked: not while its circuit breaker is open. */

@@ -10,7 +10,8 @@
 #include "mcp_value.h"
 
 /* What alone does not make a location one whose answers are kept. */
-static const char *const settings[] = { "MCPCacheStore", "MCPCacheMaxEntry", "MCPCacheTimeout", NULL };
+static const char *const settings[] = { "MCPCacheStore", "MCPCacheMaxEntry", "MCPCacheTimeout",
+                                        NULL };
 
 static void has_no_effect(const ap_directive_t *at, const char *why, server_rec *s, apr_pool_t *p)
 {

@@ -8,9 +8,9 @@
 #include "mcp_span.h"
 
 /*
- * What passes from a backend to a client, read along: is it one whole answer that may be stored, and
- * does it say that something has changed? Bytes come in any cut. A capture is malloc's, belongs to
- * one thread at a time and may move between threads.
+ * What passes from a backend to a client, read along: is it one whole answer that may be stored,
+ * and does it say that something has changed? Bytes come in any cut. A capture is malloc's, belongs
+ * to one thread at a time and may move between threads.
  */
 
 typedef struct mcp_cache_capture_t mcp_cache_capture_t;

@@ -9,15 +9,15 @@
 #include "mcp_cache_key.h"
 
 /*
- * One stored value: a result with what must be known to serve it. It carries the whole digest of its
- * key, and a sum over its bytes, so that a store that mixes up or damages values is found out.
+ * One stored value: a result with what must be known to serve it. It carries the whole digest of
+ * its key, and a sum over its bytes, so that a store that mixes up or damages values is found out.
  * There is no time of day in it: how long it still lives is the store's to say.
  */
 
 /*
  * What can be invalidated: everything, a tool, a user, a tool of a user, what a backend says has
- * changed. Each is a counter ("generation") in the store; an entry holds those that were read before
- * the backend was asked, and is dead once one of them has moved.
+ * changed. Each is a counter ("generation") in the store; an entry holds those that were read
+ * before the backend was asked, and is dead once one of them has moved.
  */
 typedef enum {
     MCP_CACHE_TAG_ALL,

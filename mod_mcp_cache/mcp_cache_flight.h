@@ -10,9 +10,9 @@
 /*
  * Equal misses: one of them leads, that is, asks the backend; the others wait until it has landed,
  * in whatever child it flies. A table in shared memory, found by the digest of the caller's key and
- * by the version, which stands for the generations that were read for it: nobody waits for an answer
- * that is not his, or that was asked for before he invalidated it. Who could not read generations
- * (version 0) waits for any; he must look again afterwards, as everybody does.
+ * by the version, which stands for the generations that were read for it: nobody waits for an
+ * answer that is not his, or that was asked for before he invalidated it. Who could not read
+ * generations (version 0) waits for any; he must look again afterwards, as everybody does.
  */
 
 typedef struct mcp_cache_flights_t mcp_cache_flights_t;

@@ -151,7 +151,8 @@ static int digest_flight(mcp_cache_request_t *q)
 
     memset(all, 0, sizeof(all));
     memcpy(all, query->digest[0], MCP_CACHE_DIGEST);
-    /* Where it is not sure that the backend still takes the session, others' answers say nothing. */
+    /* Where it is not sure that the backend still takes the session, others'
+     * answers say nothing. */
     if (query->session && query->session_state != MCP_CACHE_SESSION_LIVE) {
         memcpy(all + MCP_CACHE_DIGEST, query->session, MCP_CACHE_DIGEST);
     }

@@ -19,9 +19,9 @@
  * sorted by name, no white space, strings with the fewest escapes, numbers as they were written.
  * @param skip a member of the outermost object that is left out; NULL: none
  * @param limit most bytes of output
- * @return APR_EINVAL: no single value, or one that two readers may read differently (a name twice, a
- *         lone surrogate, invalid UTF-8, NUL); APR_ENOSPC: nested deeper than MCP_CACHE_JSON_DEPTH,
- *         or longer than @a limit
+ * @return APR_EINVAL: no single value, or one that two readers may read differently (a name twice,
+ *         a lone surrogate, invalid UTF-8, NUL); APR_ENOSPC: nested deeper than
+ *         MCP_CACHE_JSON_DEPTH, or longer than @a limit
  */
 apr_status_t mcp_cache_json_canonical(mcp_span_t json, const char *skip, apr_size_t limit,
                                       apr_pool_t *p, mcp_span_t *out);

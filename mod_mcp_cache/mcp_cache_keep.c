@@ -107,7 +107,8 @@ void mcp_cache_keep_session(const unsigned char digest[MCP_CACHE_DIGEST],
     }
 }
 
-/* For how long, and whose: what the server said of its result. Returns 0 where it is not to be kept. */
+/* For how long, and whose: what the server said of its result. Returns 0 where it is not
+ * to be kept. */
 static int read_hints(mcp_cache_keep_t *k, const mcp_cache_answer_t *answer)
 {
     static const apr_int64_t most = 3600 * 1000;

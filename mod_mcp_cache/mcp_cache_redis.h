@@ -6,10 +6,10 @@
 #include "mcp_redis.h"
 
 /*
- * The store in Redis, shared by any number of gateways. Keys: the query's label and the digest in hex
- * for a value, mcp:gen:TAG for a generation, mcp:live:DIGEST for a session; every one has a TTL. A
- * generation is a random number, made by whoever first misses it: one that Redis has lost comes
- * back as another, so losing it can only invalidate.
+ * The store in Redis, shared by any number of gateways. Keys: the query's label and the digest in
+ * hex for a value, mcp:gen:TAG for a generation, mcp:live:DIGEST for a session; every one has a
+ * TTL. A generation is a random number, made by whoever first misses it: one that Redis has lost
+ * comes back as another, so losing it can only invalidate.
  */
 
 typedef struct mcp_cache_redis_options_t {

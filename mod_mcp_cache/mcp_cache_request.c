@@ -56,7 +56,8 @@ static int is_too_long(request_rec *r)
     const char *declared = apr_table_get(r->headers_in, "Content-Length");
     apr_off_t length;
 
-    return declared && strlen(declared) > 6 && (!ap_parse_strict_length(&length, declared) || length > MAX_BODY);
+    return declared && strlen(declared) > 6
+        && (!ap_parse_strict_length(&length, declared) || length > MAX_BODY);
 }
 
 static mcp_cache_request_t *record_of(request_rec *r)
@@ -184,7 +185,8 @@ int mcp_cache_find_session(mcp_cache_request_t *q)
     return q->session != NULL;
 }
 
-/* Who asks, with the kind of proof in front so that no two kinds can name the same. NULL: unknown. */
+/* Who asks, with the kind of proof in front so that no two kinds can name the
+ * same. NULL: unknown. */
 static const char *caller_of(mcp_cache_request_t *q)
 {
     const ap_expr_info_t *expr = q->tool && q->tool->key ? q->tool->key

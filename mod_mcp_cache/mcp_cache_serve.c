@@ -170,7 +170,8 @@ apr_bucket_brigade *mcp_cache_respond(mcp_cache_request_t *q, const mcp_cache_en
     ap_set_content_type(r, stream ? "text/event-stream" : "application/json");
     ap_set_content_length(r, body.len);
     set_headers(r, entry->headers);
-    if ((entry->flags & MCP_CACHE_ENTRY_SESSION) && apr_table_get(r->headers_in, "Mcp-Session-Id")) {
+    if ((entry->flags & MCP_CACHE_ENTRY_SESSION)
+        && apr_table_get(r->headers_in, "Mcp-Session-Id")) {
         apr_table_setn(r->headers_out, "Mcp-Session-Id",
                        apr_table_get(r->headers_in, "Mcp-Session-Id"));
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Values are mcp_blobs. Generations are an array of counters ahead of them, picked by hash: two tags
- * that share one are invalidated together, which costs hits and nothing else.
+ * Values are mcp_blobs. Generations are an array of counters ahead of them, picked by hash: two
+ * tags that share one are invalidated together, which costs hits and nothing else.
  */
 #include "mcp_cache_shm.h"
 
@@ -88,7 +88,8 @@ static void read_session(mcp_cache_shm_t *shm, mcp_cache_query_t *query, apr_poo
 
     query->session_state = MCP_CACHE_SESSION_UNKNOWN;
     if (query->session
-        && mcp_cache_shm_get(shm, query->session, p, &mark, &left) == APR_SUCCESS && mark.len == 1) {
+        && mcp_cache_shm_get(shm, query->session, p, &mark, &left) == APR_SUCCESS
+        && mark.len == 1) {
         query->session_state = *mark.p == 'L' ? MCP_CACHE_SESSION_LIVE : MCP_CACHE_SESSION_ENDED;
     }
 }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The shared memory of mod_mcp_cache, and this child's connection to a far store. The memory is
- * anonymous and hangs on the process pool, under a key with the layout's version and size, since the
- * module itself is unloaded and loaded again by every graceful restart while old children still use
- * the memory. have a place by their pattern's text, so that they go on where they were.
+ * anonymous and hangs on the process pool, under a key with the layout's version and size, since
+ * the module itself is unloaded and loaded again by every graceful restart while old children still
+ * use the memory.
  */
 #include "mcp_cache.h"
 
+#include <ap_mpm.h>
 #include <apr_strings.h>
 #include <http_config.h>
 #include <http_core.h>
@@ -150,14 +151,24 @@ static mcp_cache_store_t *connect_far(apr_pool_t *p)
     return mcp_cache_redis_store(&store, p);
 }
 
-void mcp_cache_child_init(apr_pool_t *p, server_rec *s)
+void mcp_cache_child_init(apr_pool_t *pchild, server_rec *s)
 {
     mcp_cache_writer_options_t options = {WRITER_BYTES, WRITER_JOBS, maintain, NULL};
+    apr_pool_t *p = pchild;
+    int is_threaded = 0;
 
+    /* prefork destroys its pools in a signal handler, where nothing can be waited for: there what
+     * the writer uses outlives them. */
+    ap_mpm_query(AP_MPMQ_IS_THREADED, &is_threaded);
+    if (is_threaded == AP_MPMQ_NOT_SUPPORTED
+        && apr_pool_create_unmanaged_ex(&p, NULL, NULL) != APR_SUCCESS) {
+        p = pchild;
+    }
     state.server = s;
     state.env.near_store = mcp_cache_shm_store(state.env.near, p);
     state.env.store = state.env.is_far ? connect_far(p) : state.env.near_store;
-    state.env.writer = mcp_cache_writer_create(&options, p);
+    state.env.writer = mcp_cache_writer_create(
+        &options, is_threaded != AP_MPMQ_NOT_SUPPORTED, pchild);
     if (!state.env.writer) {
         ap_log_error(APLOG_MARK, APLOG_ERR, 0, s, MCP_LOGNO(4005)
                      "no thread could be had to store results: this child stores none");

@@ -2,33 +2,22 @@
 /* A queue and one thread. The lock covers the queue only, never a job. */
 #include "mcp_cache_writer.h"
 
-#include <pthread.h>
-#include <signal.h>
-#include <time.h>
+#include <stdlib.h>
 
 #include "mcp_clock.h"
+#include "mcp_thread.h"
 
+#define WAIT apr_time_from_msec(250)
 #define IDLE_EVERY apr_time_from_msec(500)
 
 struct mcp_cache_writer_t {
     mcp_cache_writer_options_t options;
-    pthread_t thread;
+    mcp_thread_t thread;
     pthread_mutex_t mutex; /* for all below */
-    pthread_cond_t wake;
     mcp_cache_job_t *first, **last;
     apr_size_t bytes;
     unsigned jobs;
-    int stop;
 };
-
-static void wait_locked(mcp_cache_writer_t *w)
-{
-    struct timespec until;
-
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec++;
-    pthread_cond_timedwait(&w->wake, &w->mutex, &until);
-}
 
 /* The next job, maybe none; *stopped once there will be no more. */
 static mcp_cache_job_t *take(mcp_cache_writer_t *w, int *stopped)
@@ -36,8 +25,8 @@ static mcp_cache_job_t *take(mcp_cache_writer_t *w, int *stopped)
     mcp_cache_job_t *job;
 
     pthread_mutex_lock(&w->mutex);
-    if (!w->first && !w->stop) {
-        wait_locked(w);
+    if (!w->first) {
+        mcp_thread_wait_locked(&w->thread, &w->mutex, WAIT);
     }
     job = w->first;
     if (job) {
@@ -46,7 +35,7 @@ static mcp_cache_job_t *take(mcp_cache_writer_t *w, int *stopped)
         w->bytes -= job->size;
         w->jobs--;
     }
-    *stopped = w->stop && !job;
+    *stopped = mcp_thread_is_stopped(&w->thread) && !job;
     pthread_mutex_unlock(&w->mutex);
     return job;
 }
@@ -77,38 +66,31 @@ static apr_status_t stop(void *data)
 {
     mcp_cache_writer_t *w = data;
 
-    pthread_mutex_lock(&w->mutex);
-    w->stop = 1;
-    pthread_cond_signal(&w->wake);
-    pthread_mutex_unlock(&w->mutex);
-    pthread_join(w->thread, NULL);
+    mcp_thread_stop(&w->thread, &w->mutex);
     return APR_SUCCESS;
 }
 
-mcp_cache_writer_t *mcp_cache_writer_create(const mcp_cache_writer_options_t *options,
-                                            apr_pool_t *p)
+mcp_cache_writer_t *mcp_cache_writer_create(const mcp_cache_writer_options_t *options, int waits,
+                                            apr_pool_t *exiting)
 {
-    mcp_cache_writer_t *w = apr_pcalloc(p, sizeof(*w));
-    pthread_condattr_t attr;
-    sigset_t all, before;
-    int error;
+    mcp_cache_writer_t *w = calloc(1, sizeof(*w));
 
+    if (!w) {
+        return NULL;
+    }
     w->options = *options;
     w->last = &w->first;
     pthread_mutex_init(&w->mutex, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->wake, &attr);
-    pthread_condattr_destroy(&attr);
-    /* Signals are the server's own threads' business. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = pthread_create(&w->thread, NULL, run, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error) {
+    if (mcp_thread_start(&w->thread, run, w) != APR_SUCCESS) {
+        free(w);
         return NULL;
     }
-    apr_pool_pre_cleanup_register(p, w, stop);
+    if (waits) {
+        apr_pool_pre_cleanup_register(exiting, w, stop);
+    }
+    else {
+        apr_pool_pre_cleanup_register(exiting, &w->thread, mcp_thread_stop_at_exit);
+    }
     return w;
 }
 
@@ -117,7 +99,7 @@ int mcp_cache_writer_post(mcp_cache_writer_t *writer, mcp_cache_job_t *job)
     int taken;
 
     pthread_mutex_lock(&writer->mutex);
-    taken = !writer->stop && writer->jobs < writer->options.max_jobs
+    taken = !mcp_thread_is_stopped(&writer->thread) && writer->jobs < writer->options.max_jobs
         && job->size <= writer->options.max_bytes - writer->bytes;
     if (taken) {
         job->next = NULL;
@@ -125,7 +107,7 @@ int mcp_cache_writer_post(mcp_cache_writer_t *writer, mcp_cache_job_t *job)
         writer->last = &job->next;
         writer->bytes += job->size;
         writer->jobs++;
-        pthread_cond_signal(&writer->wake);
+        mcp_thread_wake_locked(&writer->thread);
     }
     pthread_mutex_unlock(&writer->mutex);
     return taken;

@@ -5,8 +5,8 @@
 #include <apr_pools.h>
 
 /*
- * A thread of this child that does what may wait: judging large answers, writing to stores. Jobs run
- * one after the other, in the order posted.
+ * A thread of this child that does what may wait: judging large answers, writing to stores. Jobs
+ * run one after the other, in the order posted.
  */
 
 typedef struct mcp_cache_writer_t mcp_cache_writer_t;
@@ -25,9 +25,13 @@ typedef struct mcp_cache_writer_options_t {
     void *baton;
 } mcp_cache_writer_options_t;
 
-/** Start it. Waits for what is queued, then ends, when @a p goes. NULL: no thread to be had. */
-mcp_cache_writer_t *mcp_cache_writer_create(const mcp_cache_writer_options_t *options,
-                                            apr_pool_t *p);
+/**
+ * Start it. When @a exiting goes it does what is queued, then ends. Its memory outlives all pools.
+ * @param waits whether its end is waited for; else, as in a signal handler, half a second at most
+ * @return NULL: no thread to be had
+ */
+mcp_cache_writer_t *mcp_cache_writer_create(const mcp_cache_writer_options_t *options, int waits,
+                                            apr_pool_t *exiting);
 
 /** Any thread; never waits for a job. @return 0 if the queue is full: the job is still yours */
 int mcp_cache_writer_post(mcp_cache_writer_t *writer, mcp_cache_job_t *job);

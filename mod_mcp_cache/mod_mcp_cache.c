@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mod_mcp_cache: results of MCP calls, answered again without the backend. This file is the table of
- * contents: which hook runs what, and why there.
+ * mod_mcp_cache: results of MCP calls, answered again without the backend. This file is the table
+ * of contents: which hook runs what, and why there.
  */
 #include "mcp_cache.h"
 

@@ -79,8 +79,8 @@ void mcp_proxy_find_session_id(request_rec *r, mcp_proxy_request_t *q);
 
 /**
  * Find q->session, in q->scope, as far as this httpd knows; q->ask is what other gateways may know.
- * @return APR_SUCCESS: known; APR_NOTFOUND; APR_EACCES: it, or another id in the request, belongs to
- *         another identity
+ * @return APR_SUCCESS: known; APR_NOTFOUND; APR_EACCES: it, or another id in the request, belongs
+ *         to another identity
  */
 apr_status_t mcp_proxy_look_up(request_rec *r, mcp_proxy_request_t *q);
 

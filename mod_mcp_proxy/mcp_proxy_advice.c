@@ -88,7 +88,8 @@ static void has_no_effect(const place_t *place, const char *why, server_rec *s)
 
 static void is_hidden(const char *what, const char *why, server_rec *s)
 {
-    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s, MCP_LOGNO(2078) "%s is never used: %s", what, why);
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s, MCP_LOGNO(2078)
+                 "%s is never used: %s", what, why);
 }
 
 static void is_filtered(const char *by, server_rec *s)
@@ -115,7 +116,8 @@ static void advise_on(const place_t *place, const core_server_config *core,
     }
 }
 
-/* The last section that matches decides; one that covers another and stands behind it always does. */
+/* The last section that matches decides; one that covers another and stands behind
+ * it always does. */
 static void advise_order(const core_server_config *core, int i, server_rec *s, apr_pool_t *p)
 {
     place_t place = place_at(core, i);

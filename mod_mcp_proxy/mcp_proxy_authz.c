@@ -116,7 +116,8 @@ static void note_refusal(request_rec *r, mcp_proxy_request_t *q, int is_tool_rul
     const char *what = is_tool_rule ? "Tool" : "Method";
     const char *name = is_tool_rule ? rpc->name : rpc->method;
 
-    q->refusal = apr_psprintf(r->pool, "%s %s is not allowed", what, name ? name : "without a name");
+    q->refusal = apr_psprintf(r->pool, "%s %s is not allowed", what,
+                              name ? name : "without a name");
 }
 
 /* What mod_authz_core must hear so that the rule, turned around or not, comes to this. */

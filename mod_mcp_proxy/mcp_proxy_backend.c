@@ -108,8 +108,8 @@ static int is_quiet(const mcp_backend_t *b)
 }
 
 /*
- * The first one in the list for this target; those whose time is over go to @a spent. The oldest are
- * at the end, which a busy member would never reach: it is looked for them once in a while.
+ * The first one in the list for this target; those whose time is over go to @a spent. The oldest
+ * are at the end, which a busy member would never reach: it is looked for them once in a while.
  */
 static mcp_backend_t *take_idle(const mcp_target_t *target, mcp_backend_t **spent)
 {

@@ -24,7 +24,8 @@ typedef struct mcp_target_t {
     apr_sockaddr_t *address;   /* the one to try; its next ones follow */
 } mcp_target_t;
 
-/** A proxy_conn_rec to be filled in by mod_proxy, from @a p; larger than today's, for later ones. */
+/** A proxy_conn_rec to be filled in by mod_proxy, from @a p; larger than today's,
+ * for later ones. */
 proxy_conn_rec *mcp_backend_conn_rec(apr_pool_t *p, proxy_worker *worker, int is_ssl);
 
 /** An idle connection to this target that is still open and silent; NULL: connect. */

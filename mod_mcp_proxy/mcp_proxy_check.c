@@ -25,7 +25,8 @@ static int is_on(const ap_conf_vector_t *section, const server_rec *s)
         && mcp_proxy_conf(s->lookup_defaults, MCP_PROXY_ENABLED);
 }
 
-/* A sealed id, or what is kept of a rescue, names a member by its route, which must not mean two. */
+/* A sealed id, or what is kept of a rescue, names a member by its route, which must
+ * not mean two. */
 static int check_names(const proxy_balancer *balancer, const server_rec *s)
 {
     proxy_worker **workers = (proxy_worker **)balancer->workers->elts;

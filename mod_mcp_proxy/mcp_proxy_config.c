@@ -137,7 +137,8 @@ static const char *set_store(cmd_parms *cmd, void *dir, int argc, char *const ar
     error = mcp_store_url_parse(text, 1, &url, cmd->pool);
     if (error) {
         /* What may have a password in it is not shown. */
-        return apr_psprintf(cmd->pool, "MCPProxySessionStore: '%s' is not accepted: %s; it takes %s",
+        return apr_psprintf(cmd->pool,
+                            "MCPProxySessionStore: '%s' is not accepted: %s; it takes %s",
                             strpbrk(text, "@=") ? "..." : text, error, MCP_STORE_URL_FORMS);
     }
     if (url.size > MOST_ENTRIES) {

@@ -193,8 +193,8 @@ static void on_timer(mcp_timer_t *timer)
 }
 
 /*
- * This child is to go: standing streams, and requests for one, end spread over the drain time, at an
- * event's end; whatever else is in flight may take as long as a response may.
+ * This child is to go: standing streams, and requests for one, end spread over the drain time, at
+ * an event's end; whatever else is in flight may take as long as a response may.
  */
 static void on_drain(mcp_park_t *park, void *baton)
 {

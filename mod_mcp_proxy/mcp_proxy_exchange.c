@@ -285,8 +285,8 @@ static apr_status_t receive(mcp_exchange_t *x, char *buf, apr_size_t size, apr_s
 }
 
 /*
- * What came while the request was being sent was no whole head: an interim one, a part, a TLS record
- * without data. The backend may well wait for the rest of the request.
+ * What came while the request was being sent was no whole head: an interim one, a part, a TLS
+ * record without data. The backend may well wait for the rest of the request.
  */
 static mcp_exchange_wait_e go_on_sending(mcp_exchange_t *x)
 {

@@ -36,7 +36,7 @@ typedef struct mcp_exchange_t {
     char *url;                 /* as the balancer made it */
     int attempts;
     int member;                /* slot of the member whose load counts this; -1: none */
-    int left;                  /* proxy_handler has seen SUSPENDED: what it does at the end is ours */
+    int left;                  /* proxy_handler has seen SUSPENDED: what it does last is ours */
 
     mcp_park_t *park;
     mcp_backend_t *backend;

@@ -150,8 +150,8 @@ void mcp_far_child_init(apr_pool_t *pchild, server_rec *s, mcp_far_shared_t *sha
     far.keeper = mcp_far_keeper_start(&keeper, is_threaded != AP_MPMQ_NOT_SUPPORTED, pchild);
     if (!far.keeper) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, 0, s, MCP_LOGNO(2102)
-                     "no thread for the session store: other gateways will forget sessions that are "
-                     "used here");
+                     "no thread for the session store: other gateways will forget sessions that "
+                     "are used here");
     }
 }
 

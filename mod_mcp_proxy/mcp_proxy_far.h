@@ -8,10 +8,10 @@
 #include "mcp_redis_wait.h"
 
 /*
- * MCPProxySessionStore redis://...: sessions that several gateways share. The table in shared memory
- * is the cache of what is there, and all there is while Redis is away. Requests ask only for ids
- * that the table does not know, and wait only for a new session to be written; what may take longer
- * is the keeper's (mcp_proxy_far_keeper.h). Nothing here blocks unless it says so.
+ * MCPProxySessionStore redis://...: sessions that several gateways share. The table in shared
+ * memory is the cache of what is there, and all there is while Redis is away. Requests ask only for
+ * ids that the table does not know, and wait only for a new session to be written; what may take
+ * longer is the keeper's (mcp_proxy_far_keeper.h). Nothing here blocks unless it says so.
  */
 
 /** For one request, to ask or to write. */

@@ -5,14 +5,12 @@
  */
 #include "mcp_proxy_far_keeper.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "mcp_clock.h"
+#include "mcp_thread.h"
 
 #define QUEUE 4096
 #define BATCH 256
@@ -44,11 +42,9 @@ struct mcp_far_keeper_t {
     mcp_far_keeper_options_t options;
     mcp_redis_script_t write, forget;
     char px[24];
-    pthread_t thread;
+    mcp_thread_t thread;
     pthread_mutex_t mutex; /* for what follows */
-    pthread_cond_t wake;
     unsigned first, count;
-    int stop, finished;
     mcp_far_op_t queue[QUEUE];
 };
 
@@ -163,17 +159,9 @@ static void look(mcp_far_keeper_t *k)
 
 static void wait_for_work(mcp_far_keeper_t *k)
 {
-    struct timespec until;
-
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += (long)TICK * 1000;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
     pthread_mutex_lock(&k->mutex);
-    while (!k->count && !k->stop
-           && pthread_cond_timedwait(&k->wake, &k->mutex, &until) == 0) {
+    if (!k->count) {
+        mcp_thread_wait_locked(&k->thread, &k->mutex, TICK);
     }
     pthread_mutex_unlock(&k->mutex);
 }
@@ -184,7 +172,7 @@ static void *run(void *data)
     batch_t *batch = malloc(sizeof(*batch));
     apr_time_t look_at = 0;
 
-    while (batch && !__atomic_load_n(&k->stop, __ATOMIC_ACQUIRE)) {
+    while (batch && !mcp_thread_is_stopped(&k->thread)) {
         apr_time_t now = mcp_clock_now();
 
         mcp_redis_maintain(k->options.redis, PROBE_TIMEOUT);
@@ -203,7 +191,6 @@ static void *run(void *data)
         run_batch(k, batch, LAST_BUDGET);
     }
     free(batch);
-    __atomic_store_n(&k->finished, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
@@ -211,25 +198,7 @@ static apr_status_t stop(void *data)
 {
     mcp_far_keeper_t *k = data;
 
-    pthread_mutex_lock(&k->mutex);
-    __atomic_store_n(&k->stop, 1, __ATOMIC_RELEASE);
-    pthread_cond_signal(&k->wake);
-    pthread_mutex_unlock(&k->mutex);
-    pthread_join(k->thread, NULL);
-    return APR_SUCCESS;
-}
-
-/* In a signal handler, maybe: no lock, no join. */
-static apr_status_t stop_at_exit(void *data)
-{
-    mcp_far_keeper_t *k = data;
-    struct timespec pause = { .tv_nsec = 5000000L };
-    int i;
-
-    __atomic_store_n(&k->stop, 1, __ATOMIC_RELEASE);
-    for (i = 0; i < 100 && !__atomic_load_n(&k->finished, __ATOMIC_ACQUIRE); i++) {
-        nanosleep(&pause, NULL);
-    }
+    mcp_thread_stop(&k->thread, &k->mutex);
     return APR_SUCCESS;
 }
 
@@ -238,9 +207,6 @@ mcp_far_keeper_t *mcp_far_keeper_start(const mcp_far_keeper_options_t *options, 
 {
     /* Never freed: requests of a child that is exiting may still end after the thread. */
     mcp_far_keeper_t *k = calloc(1, sizeof(*k));
-    pthread_condattr_t attr;
-    sigset_t all, before;
-    int error;
 
     if (!k) {
         return NULL;
@@ -250,20 +216,16 @@ mcp_far_keeper_t *mcp_far_keeper_start(const mcp_far_keeper_options_t *options, 
     mcp_redis_script_init(&k->forget, forget_source);
     snprintf(k->px, sizeof(k->px), "%lld", (long long)apr_time_as_msec(options->ttl));
     pthread_mutex_init(&k->mutex, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&k->wake, &attr);
-    pthread_condattr_destroy(&attr);
-    /* Signals are the server's own threads' business. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = pthread_create(&k->thread, NULL, run, k);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error) {
+    if (mcp_thread_start(&k->thread, run, k) != APR_SUCCESS) {
         free(k);
         return NULL;
     }
-    apr_pool_pre_cleanup_register(p, k, waits ? stop : stop_at_exit);
+    if (waits) {
+        apr_pool_pre_cleanup_register(p, k, stop);
+    }
+    else {
+        apr_pool_pre_cleanup_register(p, &k->thread, mcp_thread_stop_at_exit);
+    }
     return k;
 }
 
@@ -272,10 +234,10 @@ int mcp_far_keeper_post(mcp_far_keeper_t *k, const mcp_far_op_t *op)
     int taken;
 
     pthread_mutex_lock(&k->mutex);
-    taken = !k->stop && k->count < QUEUE;
+    taken = !mcp_thread_is_stopped(&k->thread) && k->count < QUEUE;
     if (taken) {
         k->queue[(k->first + k->count++) % QUEUE] = *op;
-        pthread_cond_signal(&k->wake);
+        mcp_thread_wake_locked(&k->thread);
     }
     pthread_mutex_unlock(&k->mutex);
     return taken;

@@ -24,7 +24,8 @@ typedef struct mcp_far_op_t {
 typedef struct mcp_far_keeper_options_t {
     mcp_redis_t *redis;
     apr_interval_time_t ttl; /* of a session that is not used */
-    /** What became of one: APR_SUCCESS; APR_EEXIST: there is another value; else it is not known. */
+    /** What became of one: APR_SUCCESS; APR_EEXIST: there is another value; else it
+     * is not known. */
     void (*done)(const mcp_far_op_t *op, apr_status_t rv);
     void (*met)(const mcp_redis_info_t *info); /* after each answer */
     void (*count)(apr_status_t rv); /* after each call */

@@ -111,8 +111,9 @@ static apr_sockaddr_t *copy_addresses(apr_pool_t *p, const apr_sockaddr_t *from)
 }
 
 /*
- * Ask mod_proxy where to connect to. It counts who uses a member's address until the asker's pool is
- * cleared; a request may end later than the member itself when a child stops, so it keeps a copy.
+ * Ask mod_proxy where to connect to. It counts who uses a member's address until the asker's pool
+ * is cleared; a request may end later than the member itself when a child stops, so it keeps a
+ * copy.
  */
 static int resolve(mcp_exchange_t *x, apr_uri_t *uri, char **url, char *port)
 {
@@ -366,8 +367,8 @@ static int max_attempts(const mcp_exchange_t *x)
 }
 
 /*
- * With the URL of the first time, as proxy_handler does: r->filename is the last member's by now, and
- * would have its query twice.
+ * With the URL of the first time, as proxy_handler does: r->filename is the last member's by now,
+ * and would have its query twice.
  */
 int mcp_exchange_ask_balancer(mcp_exchange_t *x)
 {

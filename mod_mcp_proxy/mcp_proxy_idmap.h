@@ -20,9 +20,9 @@
 const char *mcp_idmap_request_url(request_rec *r, const proxy_worker *worker, const char *url);
 
 /**
- * The header fields to ask @a worker with: r->headers_in itself, or a copy with the member's id. The
- * answer to a request that may open an HTTP+SSE stream must be readable, so it asks for no coding
- * where the endpoint event's URL has to be changed.
+ * The header fields to ask @a worker with: r->headers_in itself, or a copy with the member's id.
+ * The answer to a request that may open an HTTP+SSE stream must be readable, so it asks for no
+ * coding where the endpoint event's URL has to be changed.
  * @return NULL: there is an id in them that must not get there
  */
 apr_table_t *mcp_idmap_request_fields(request_rec *r, const proxy_worker *worker);

@@ -28,8 +28,8 @@ typedef struct mcp_id_place_t {
 int mcp_id_next_in_query(apr_pool_t *p, const char **query, mcp_id_place_t *place);
 
 /**
- * The last segment of a path that has a slash before it. Behind message or messages (in any case, or
- * encoded, or with parameters) it is an id by the custom of HTTP+SSE servers; elsewhere it is a
+ * The last segment of a path that has a slash before it. Behind message or messages (in any case,
+ * or encoded, or with parameters) it is an id by the custom of HTTP+SSE servers; elsewhere it is a
  * guess.
  * @param len of the path, without its query
  * @return 0: there is none

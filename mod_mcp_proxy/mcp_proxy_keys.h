@@ -5,8 +5,9 @@
 #include <apr_pools.h>
 
 /*
- * The file of keys that MCPProxySessionKey names. A line is one key: base64 of 32 bytes. Blank lines
- * and those that begin with # say nothing. Read in the parent process, before it gives up its rights.
+ * The file of keys that MCPProxySessionKey names. A line is one key: base64 of 32 bytes. Blank
+ * lines and those that begin with # say nothing. Read in the parent process, before it gives up its
+ * rights.
  */
 
 #define MCP_KEY_BYTES 32

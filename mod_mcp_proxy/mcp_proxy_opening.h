@@ -7,8 +7,8 @@
 #include <apr_pools.h>
 
 /*
- * How a session is opened (MCP 2025-11-25, basic/lifecycle, Initialization): what a client sends, and
- * what is read of the server's answer. Bytes only.
+ * How a session is opened (MCP 2025-11-25, basic/lifecycle, Initialization): what a client sends,
+ * and what is read of the server's answer. Bytes only.
  */
 
 /** An answer that is longer than this is none. */

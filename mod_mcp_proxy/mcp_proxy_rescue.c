@@ -3,8 +3,8 @@
  * A rescue, step by step: the request is tried once more where its session should be, if that can
  * do no harm; the claim is taken, or its owner waited for; initialize, notifications/initialized;
  * the route is written down; the request is sent there. Each step is an attempt of the exchange and
- * ends in mcp_rescue_goes_on(), on a worker. Invariant: whoever holds the claim gives it back there,
- * or it ends by itself.
+ * ends in mcp_rescue_goes_on(), on a worker. Invariant: whoever holds the claim gives it back
+ * there, or it ends by itself.
  */
 #include "mcp_proxy_rescue.h"
 
@@ -24,7 +24,6 @@
 #define MOST apr_time_from_sec(30)
 #define CLAIM_LIFE apr_time_from_sec(35)
 #define MOST_ANSWER (256 * 1024)
-#define MOST_LIST (1024 * 1024)
 /*
  * A process that is being killed takes connections until the system gets to its listening socket,
  * and drops them. A stream has time to look again, a moment between two looks; what is sent again
@@ -67,65 +66,13 @@ typedef struct mcp_rescue_t {
     mcp_gather_t answer;
 } mcp_rescue_t;
 
-static const mcp_rescue_store_t *store_of(void)
-{
-    return mcp_proxy_rescues();
-}
-
-/* ---- what is kept ---- */
-
-void mcp_rescue_learnt(mcp_exchange_t *x)
-{
-    const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
-    apr_status_t rv;
-
-    if (!store_of() || !rpc || rpc->kind != MCP_RPC_REQUEST || !rpc->params.p
-        || strcmp(rpc->method, "initialize") != 0) {
-        return;
-    }
-    rv = mcp_rescue_remember(store_of(), &x->q->key, rpc->params, x->r->pool);
-    if (rv != APR_SUCCESS) {
-        ap_log_rerror(APLOG_MARK, APLOG_INFO, rv, x->r, MCP_LOGNO(2150)
-                      "the parameters of initialize could not be kept: the session cannot be "
-                      "rescued");
-    }
-}
-
-void mcp_rescue_follow(request_rec *r, mcp_proxy_request_t *q)
-{
-    mcp_record_route_t route;
-
-    if (!store_of() || mcp_rescue_find_route(store_of(), &q->key, r->pool, &route) != APR_SUCCESS) {
-        return;
-    }
-    q->backend_session = route.session;
-    q->generation = route.generation;
-    if (mcp_proxy_is_sealed()) {
-        q->member_name = route.member; /* the table has been told */
-    }
-}
-
-void mcp_rescue_hold(const mcp_proxy_request_t *q, apr_interval_time_t life)
-{
-    if (store_of() && q->session_known) {
-        mcp_rescue_prolong(store_of(), &q->key, life > store_of()->ttl ? life : store_of()->ttl);
-    }
-}
-
-void mcp_rescue_ended(const mcp_proxy_request_t *q, apr_pool_t *p)
-{
-    if (store_of()) {
-        mcp_rescue_forget(store_of(), &q->key, p);
-    }
-}
-
 /* ---- whether ---- */
 
 static int is_possible(const mcp_exchange_t *x)
 {
     const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
 
-    return store_of() && x->q->session_known && x->r->method_number != M_DELETE
+    return mcp_proxy_rescues() && x->q->session_known && x->r->method_number != M_DELETE
         && !x->r->header_only /* its answers would be taken for heads only */
         && !x->learnt_endpoint && !(x->rescue && x->rescue->step == OVER)
         && !(rpc && rpc->method && strcmp(rpc->method, "initialize") == 0);
@@ -136,7 +83,7 @@ int mcp_rescue_could(const mcp_proxy_request_t *q)
     proxy_worker **workers = (proxy_worker **)q->balancer->workers->elts;
     int i;
 
-    for (i = 0; store_of() && i < q->balancer->workers->nelts; i++) {
+    for (i = 0; mcp_proxy_rescues() && i < q->balancer->workers->nelts; i++) {
         if (PROXY_WORKER_IS_USABLE(workers[i]) && !PROXY_WORKER_IS_DRAINING(workers[i])) {
             return 1;
         }
@@ -175,7 +122,7 @@ static int is_read_only(const mcp_exchange_t *x)
         return 0;
     }
     if (strcmp(rpc->method, "tools/call") == 0) {
-        return rpc->name && mcp_rescue_tool_reads(store_of(), x->q->scope, rpc->name);
+        return rpc->name && mcp_rescue_tool_reads(mcp_proxy_rescues(), x->q->scope, rpc->name);
     }
     return is_one_of(rpc->method, methods);
 }
@@ -211,7 +158,7 @@ static int start_step(mcp_exchange_t *x, step_e step)
     x->rescue->verdict = MCP_OPENING_MORE;
     status = mcp_exchange_start(x);
     if (status != OK) {
-        /* 404: what the request names does not fit this member, which is no fault of the member's. */
+        /* 404: what the request names does not fit this member, which is no fault of its. */
         mcp_exchange_fail(x, status == HTTP_NOT_FOUND ? status : HTTP_SERVICE_UNAVAILABLE);
     }
     return 1;
@@ -230,14 +177,14 @@ static int pause_for(mcp_exchange_t *x, step_e step)
 static void give_claim_back(mcp_exchange_t *x, const mcp_record_route_t *route)
 {
     if (x->rescue->holds_claim) {
-        mcp_rescue_release(store_of(), &x->q->key, &x->rescue->claim, route, x->r->pool);
+        mcp_rescue_release(mcp_proxy_rescues(), &x->q->key, &x->rescue->claim, route, x->r->pool);
         x->rescue->holds_claim = 0;
     }
 }
 
 /*
- * It cannot be rescued. Where no member could be reached nothing has been said of the session; where
- * one refused it, or it is not to be tried again, it is over.
+ * It cannot be rescued. Where no member could be reached nothing has been said of the session;
+ * where one refused it, or it is not to be tried again, it is over.
  */
 static int give_up(mcp_exchange_t *x, int is_over, const char *why)
 {
@@ -375,7 +322,7 @@ static int take_claim(mcp_exchange_t *x)
     apr_status_t rv;
 
     apr_pool_create(&look, x->r->pool);
-    rv = mcp_rescue_claim(store_of(), &x->q->key, CLAIM_LIFE, look, claim);
+    rv = mcp_rescue_claim(mcp_proxy_rescues(), &x->q->key, CLAIM_LIFE, look, claim);
     rescue->holds_claim = rv == APR_SUCCESS;
     if (rv != APR_SUCCESS && rv != APR_EBUSY) {
         return give_up(x, 0, "nothing is known of how it was opened");
@@ -395,7 +342,6 @@ static int take_claim(mcp_exchange_t *x)
     }
     return initialize(x);
 }
-
 
 static int begin(mcp_exchange_t *x)
 {
@@ -681,48 +627,4 @@ apr_status_t mcp_rescue_take_data(mcp_exchange_t *x, const char *buf, apr_size_t
 apr_time_t mcp_rescue_deadline(const mcp_exchange_t *x)
 {
     return x->rescue && (x->state == MCP_X_WAIT || mcp_rescue_is_own(x)) ? x->rescue->until : 0;
-}
-
-/* ---- reading along: which tools only read ---- */
-
-struct mcp_tool_list_t {
-    int is_stream;
-    mcp_gather_t body;
-};
-
-void mcp_rescue_watch_list(mcp_exchange_t *x)
-{
-    const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
-
-    if (!store_of() || !rpc || rpc->kind != MCP_RPC_REQUEST || x->head.status != HTTP_OK
-        || strcmp(rpc->method, "tools/list") != 0
-        || mcp_http_field(&x->head, "Content-Encoding")) {
-        return;
-    }
-    x->list = apr_pcalloc(x->r->pool, sizeof(*x->list));
-    x->list->is_stream = mcp_answer_is_stream(mcp_http_field(&x->head, "Content-Type"));
-}
-
-void mcp_rescue_read_along(mcp_exchange_t *x, const char *buf, apr_size_t len)
-{
-    if (mcp_gather(&x->list->body, buf, len, MOST_LIST, x->r->pool) != APR_SUCCESS) {
-        x->list = NULL;
-    }
-}
-
-static void note_tool(void *baton, const char *name, int is_read_only)
-{
-    const mcp_exchange_t *x = baton;
-
-    mcp_rescue_note_tool(store_of(), x->q->scope, name, is_read_only);
-}
-
-void mcp_rescue_note_list(mcp_exchange_t *x)
-{
-    mcp_span_t body = { x->list->body.p, x->list->body.len };
-
-    if (!x->broken && body.p) {
-        mcp_tools_read(body, x->list->is_stream, mcp_request_get(x->r)->rpc->id, note_tool, x,
-                       x->r->pool);
-    }
 }

@@ -26,7 +26,8 @@ void mcp_rescue_ended(const mcp_proxy_request_t *q, apr_pool_t *p);
 /** Its member is out. Whether it is worth trying to take the session to another one. */
 int mcp_rescue_could(const mcp_proxy_request_t *q);
 
-/** For such a request, in place of starting it at once: the balancer has chosen a member. Worker. */
+/** For such a request, in place of starting it at once: the balancer has chosen
+ * a member. Worker. */
 void mcp_rescue_open(mcp_exchange_t *x);
 
 /** A whole attempt has ended, one way or another. Worker. @return 1: it goes on with the next */

@@ -6,9 +6,9 @@
 #include "mcp_redis.h"
 
 /*
- * Records of sessions in Redis, for all gateways: beside mcp:session:{ID-DIGEST} the keys with :params,
- * :route and :claim behind it. Every function blocks, on a worker, and only where a session is opened,
- * rescued or over. What fails is not there.
+ * Records of sessions in Redis, for all gateways: beside mcp:session:{ID-DIGEST} the keys with
+ * :params, :route and :claim behind it. Every function blocks, on a worker, and only where a
+ * session is opened, rescued or over. What fails is not there.
  */
 
 /** For a session that is opened or over. */

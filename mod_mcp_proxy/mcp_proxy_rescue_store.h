@@ -9,8 +9,8 @@
 /*
  * Where the records of sessions that can be rescued are, and who rescues one right now: one request
  * of all children at a time, of all gateways with a far store. Shared memory has a copy of what is
- * there, and all there is while that does not answer. Any thread; what asks the far store blocks for
- * a moment and says so.
+ * there, and all there is while that does not answer. Any thread; what asks the far store blocks
+ * for a moment and says so.
  */
 
 typedef struct mcp_rescue_store_t {

@@ -128,8 +128,8 @@ static char *encode(apr_pool_t *p, const unsigned char *bytes, apr_size_t len)
 }
 
 /*
- * The other way. The bits that a last character has to spare must be zero, and so on: the bytes must
- * give this very text again, so that no other one opens.
+ * The other way. The bits that a last character has to spare must be zero, and so on: the bytes
+ * must give this very text again, so that no other one opens.
  */
 static unsigned char *decode(apr_pool_t *p, const char *text, apr_size_t *len)
 {

@@ -15,16 +15,18 @@
  *     key id (4 bytes) | IV (16) | AES-256-CTR of: the member's name, a zero byte, the backend's id
  *
  * The IV is the beginning of the HMAC-SHA-256 of these strings, with a zero byte between them:
- * "mcp-session/1"; the scope, which is the name of the balancer or worker; "user " and the identity,
- * or "nobody"; the member's name; the id. None of them has a zero byte in it. HKDF-SHA-256 of a key
- * of the operator's gives the keys of the cipher and the HMAC, 32 bytes each, and the key id.
+ * "mcp-session/1"; the scope, which is the name of the balancer or worker; "user " and the
+ * identity, or "nobody"; the member's name; the id. None of them has a zero byte in it.
+ * HKDF-SHA-256 of a key of the operator's gives the keys of the cipher and the HMAC, 32 bytes each,
+ * and the key id.
  *
  * The same id must give the same text on every gateway and each time, since servers repeat the id
- * with every answer; so there can be no nonce. An IV that is a keyed digest of everything does that,
- * and authenticates it: of two texts it tells whether they are the same, and nothing else. This is
- * the construction SIV of Rogaway and Shrimpton (Deterministic Authenticated-Encryption, 2006). The
- * best known instance of it, AES-SIV of RFC 5297, would do as well; but it takes OpenSSL 3.0 more than
- * 3 microseconds for so short a text, which cost 8 % of the calls a second, against 1 for this.
+ * with every answer; so there can be no nonce. An IV that is a keyed digest of everything does
+ * that, and authenticates it: of two texts it tells whether they are the same, and nothing else.
+ * This is the construction SIV of Rogaway and Shrimpton (Deterministic Authenticated-Encryption,
+ * 2006). The best known instance of it, AES-SIV of RFC 5297, would do as well; but it takes OpenSSL
+ * 3.0 more than 3 microseconds for so short a text, which cost 8 % of the calls a second, against 1
+ * for this.
  *
  * Read-only once made: any thread, any child.
  */

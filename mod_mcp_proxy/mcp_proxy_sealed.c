@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * MCPProxyAffinity sealed: the keys of this httpd, and whose ids they seal. The parent reads the keys
- * at each start and restart; its children have what it had when they were made.
+ * MCPProxyAffinity sealed: the keys of this httpd, and whose ids they seal. The parent reads the
+ * keys at each start and restart; its children have what it had when they were made.
  */
 #include "mcp_proxy.h"
 

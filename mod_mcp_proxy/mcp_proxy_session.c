@@ -92,7 +92,8 @@ static int is_owner(mcp_session_table_t *table, apr_uint32_t i, const mcp_sessio
 static void touch(mcp_session_table_t *table, apr_uint32_t i)
 {
     mcp_session_entry_t *entry = mcp_session_entry(table, i);
-    apr_interval_time_t grain = table->ttl / 8 < MCP_SESSION_GRAIN ? table->ttl / 8 : MCP_SESSION_GRAIN;
+    apr_interval_time_t grain = table->ttl / 8 < MCP_SESSION_GRAIN ? table->ttl / 8
+                                                                   : MCP_SESSION_GRAIN;
 
     if (entry->until || table->now - entry->used < grain) {
         return;

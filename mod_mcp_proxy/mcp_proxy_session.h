@@ -52,7 +52,8 @@ apr_status_t mcp_session_find(mcp_session_table_t *table, const mcp_session_key_
 apr_status_t mcp_session_use(mcp_session_table_t *table, const mcp_session_key_t *key,
                              apr_time_t now, apr_time_t since, apr_uint64_t *member, int *due);
 
-/** The store has been told of a session at @a when; 0: it has not, and is to be, at the next use. */
+/** The store has been told of a session at @a when; 0: it has not, and is to be, at
+ * the next use. */
 void mcp_session_told(mcp_session_table_t *table, const mcp_session_key_t *key, apr_time_t when);
 
 /**

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * SetHandler mcp-status: gather the picture, judge who may change something, end a stream. Reading is
- * up to Require. Ending a stream needs POST, a user or a client on this machine, a request that no
- * foreign page can have made, and a token that only a reader of this page can know.
+ * SetHandler mcp-status: gather the picture, judge who may change something, end a stream. Reading
+ * is up to Require. Ending a stream needs POST, a user or a client on this machine, a request that
+ * no foreign page can have made, and a token that only a reader of this page can know.
  */
 #include "mcp_proxy_status.h"
 
@@ -100,7 +100,8 @@ static int is_same_origin(request_rec *r)
         return 0;
     }
     return !origin
-        || (host && strcmp(origin, apr_pstrcat(r->pool, ap_http_scheme(r), "://", host, NULL)) == 0);
+        || (host
+            && strcmp(origin, apr_pstrcat(r->pool, ap_http_scheme(r), "://", host, NULL)) == 0);
 }
 
 /* The same in every child; another user's is another one. */

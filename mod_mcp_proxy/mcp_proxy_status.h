@@ -36,7 +36,7 @@ typedef struct mcp_status_t {
     apr_array_header_t *limits;    /* mcp_status_row_t: allowed, refused, dry_run */
     apr_array_header_t *tools;     /* mcp_status_row_t: hit, miss, stale, bypass */
     apr_array_header_t *stores;    /* mcp_status_store_t */
-    apr_array_header_t *longest;   /* mcp_registry_stream_t, the oldest first, at most ..._LONGEST */
+    apr_array_header_t *longest;   /* mcp_registry_stream_t, oldest first, at most ..._LONGEST */
     mcp_history_step_t *steps;
     unsigned step_count;
     int may_change;                /* whoever asks may end streams */

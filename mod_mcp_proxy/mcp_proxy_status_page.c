@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The picture for people. page/page.html is the frame, with {{marks}} that functions here fill in;
- * page.css and page.js stand in it, under a nonce: nothing is fetched from anywhere. All text that a
- * client, a server or an operator may have chosen goes through put_text() or attribute().
+ * page.css and page.js stand in it, under a nonce: nothing is fetched from anywhere. All text that
+ * a client, a server or an operator may have chosen goes through put_text() or attribute().
  */
 #include "mcp_proxy_status.h"
 
@@ -174,8 +174,8 @@ static void end_table(const mcp_status_t *status)
 
 static void put_state(const mcp_status_t *status, const char *word, const char *class)
 {
-    ap_rprintf(status->r, "<td data-name=\"State\" class=\"text\"><span class=\"state %s\">%s</span>"
-               "</td>", class, word);
+    ap_rprintf(status->r, "<td data-name=\"State\" class=\"text\">"
+               "<span class=\"state %s\">%s</span></td>", class, word);
 }
 
 static void put_members(const mcp_status_t *status)
@@ -366,8 +366,8 @@ static void put_stream(const mcp_status_t *status, const mcp_registry_stream_t *
         ap_rputs("<td class=\"do none\">ending</td>", r);
     }
     else if (status->token) {
-        ap_rprintf(r, "<td class=\"do\"><button name=\"end\" value=\"%u-%u\" data-who=\"%s\" aria-label=\""
-                   "End the stream of %s\">End</button></td>", s->index, s->serial,
+        ap_rprintf(r, "<td class=\"do\"><button name=\"end\" value=\"%u-%u\" data-who=\"%s\" "
+                   "aria-label=\"End the stream of %s\">End</button></td>", s->index, s->serial,
                    attribute(status, who), attribute(status, who));
     }
     ap_rputs("</tr>\n", r);
@@ -449,7 +449,8 @@ static void put_sum_tiles(const mcp_status_t *status)
         share = hit_share(&cache);
         put_tile(status, "Cache hits", share < 0 ? "–" : apr_psprintf(p, "%.0f", share * 100),
                  share < 0 ? "" : "%",
-                 apr_psprintf(p, "%s answers saved", whole(status, cache.numbers[0] + cache.numbers[2])));
+                 apr_psprintf(p, "%s answers saved",
+                              whole(status, cache.numbers[0] + cache.numbers[2])));
     }
 }
 
@@ -482,7 +483,8 @@ static void put_outcome(const mcp_status_t *status)
     const char *args = status->r->args ? status->r->args : "";
 
     if (strcmp(args, "outcome=ended") == 0) {
-        ap_rputs("<p class=\"note\" role=\"status\">The stream has been told to end.</p>", status->r);
+        ap_rputs("<p class=\"note\" role=\"status\">The stream has been told to end.</p>",
+                 status->r);
     }
     else if (strcmp(args, "outcome=gone") == 0) {
         ap_rputs("<p class=\"note\" role=\"status\">That stream had ended already.</p>", status->r);
@@ -568,8 +570,9 @@ static void set_headers(request_rec *r, const char *nonce)
     ap_set_content_type(r, "text/html; charset=utf-8");
     apr_table_setn(r->headers_out, "Content-Security-Policy",
                    apr_psprintf(r->pool, "default-src 'none'; style-src 'nonce-%s'; script-src "
-                                "'nonce-%s'; connect-src 'self'; img-src data:; form-action 'self'; "
-                                "base-uri 'none'; frame-ancestors 'none'", nonce, nonce));
+                                "'nonce-%s'; connect-src 'self'; img-src data:; "
+                                "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+                                nonce, nonce));
     /* Not no-referrer: a form would then say Origin: null. */
     apr_table_setn(r->headers_out, "Referrer-Policy", "same-origin");
 }

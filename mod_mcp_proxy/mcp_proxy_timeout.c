@@ -22,7 +22,8 @@ static apr_interval_time_t response_timeout(const mcp_exchange_t *x)
     if (s->timeout_set) {
         return s->timeout;
     }
-    return mcp_exchange_conf(x, x->expects_stream ? MCP_PROXY_STREAM_TIMEOUT : MCP_PROXY_RESPONSE_TIMEOUT);
+    return mcp_exchange_conf(x, x->expects_stream ? MCP_PROXY_STREAM_TIMEOUT
+                                                  : MCP_PROXY_RESPONSE_TIMEOUT);
 }
 
 static apr_interval_time_t stream_timeout(const mcp_exchange_t *x)
@@ -32,7 +33,8 @@ static apr_interval_time_t stream_timeout(const mcp_exchange_t *x)
     if (s->timeout_set) {
         return s->timeout;
     }
-    return mcp_exchange_conf(x, x->is_stream ? MCP_PROXY_STREAM_TIMEOUT : MCP_PROXY_RESPONSE_TIMEOUT);
+    return mcp_exchange_conf(x, x->is_stream ? MCP_PROXY_STREAM_TIMEOUT
+                                             : MCP_PROXY_RESPONSE_TIMEOUT);
 }
 
 apr_interval_time_t mcp_exchange_connect_timeout(const mcp_exchange_t *x)
@@ -267,7 +269,8 @@ void mcp_exchange_look_at_clock(mcp_exchange_t *x)
     case MCP_X_CONNECT:
     case MCP_X_HANDSHAKE:
         if (now >= x->started + mcp_exchange_connect_timeout(x)) {
-            mcp_exchange_time_out(x, HTTP_SERVICE_UNAVAILABLE, mcp_exchange_connect_timeout_name(x));
+            mcp_exchange_time_out(x, HTTP_SERVICE_UNAVAILABLE,
+                                  mcp_exchange_connect_timeout_name(x));
         }
         return;
     case MCP_X_SEND:

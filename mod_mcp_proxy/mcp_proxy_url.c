@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The canonical form of an http or https backend URL, for an httpd that has not loaded
- * mod_proxy_http: mod_proxy knows no scheme by itself. Where mod_proxy_http is there it comes first.
+ * mod_proxy_http: mod_proxy knows no scheme by itself. Where mod_proxy_http is there it comes
+ * first.
  */
 #include "mcp_proxy.h"
 

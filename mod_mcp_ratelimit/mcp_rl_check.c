@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The hooks of a request. Its questions are gathered first and asked together, so that one round trip
- * decides all of them. A request is decided once, however often its phases run: mod_mcp_proxy runs
- * them again when a body was slow, and internal redirects start new records for the same request.
+ * The hooks of a request. Its questions are gathered first and asked together, so that one round
+ * trip decides all of them. A request is decided once, however often its phases run: mod_mcp_proxy
+ * runs them again when a body was slow, and internal redirects start new records for the same
+ * request.
  */
 #include "mcp_rl_check.h"
 
@@ -207,7 +208,8 @@ int mcp_rl_check_log(request_rec *r)
     return DECLINED;
 }
 
-/* There are servers that look for "json" somewhere in the type, and some that do not look at all. */
+/* There are servers that look for "json" somewhere in the type, and some that do not
+ * look at all. */
 static int may_be_message(const request_rec *r)
 {
     const char *type = apr_table_get(r->headers_in, "Content-Type");

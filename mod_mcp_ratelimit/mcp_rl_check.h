@@ -49,7 +49,8 @@ void mcp_rl_check_error(request_rec *r);
 /** Hook log_transaction: a 401 that came some other way. */
 int mcp_rl_check_log(request_rec *r);
 
-/** Charge the address of a request that ends as 401, once. On a worker thread this may ask Redis. */
+/** Charge the address of a request that ends as 401, once. On a worker thread this
+ * may ask Redis. */
 void mcp_rl_charge_401(request_rec *r);
 
 /* mcp_rl_filter.c */

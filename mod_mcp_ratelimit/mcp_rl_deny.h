@@ -5,8 +5,8 @@
 #include "mcp_rl_rule.h"
 
 /*
- * Who need not ask Redis, since Redis has said until when it would refuse: shared by all children of
- * this machine. Forgetting an entry costs a round trip and nothing else.
+ * Who need not ask Redis, since Redis has said until when it would refuse: shared by all children
+ * of this machine. Forgetting an entry costs a round trip and nothing else.
  */
 
 typedef struct mcp_rl_deny_t mcp_rl_deny_t;

@@ -14,9 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include "mcp_clock.h"
+#include "mcp_thread.h"
 
 #define TICK apr_time_from_msec(100)
 #define HEARTBEAT apr_time_from_sec(1)
@@ -35,10 +35,8 @@ typedef struct charge_t {
 
 struct mcp_rl_keeper_t {
     mcp_rl_store_t *store;
-    apr_thread_t *thread;
+    mcp_thread_t thread;
     pthread_mutex_t mutex;
-    pthread_cond_t wake;
-    int woken, stop, finished;
     mcp_rl_stream_t *streams;
     unsigned stream_count;
     apr_uint32_t releases;   /* first row to give back; index + 1 */
@@ -463,48 +461,22 @@ static void tick(mcp_rl_keeper_t *keeper, work_t *work)
 
 static void wait_for_work(mcp_rl_keeper_t *keeper)
 {
-    struct timespec until;
-
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += (long)TICK * 1000;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
     pthread_mutex_lock(&keeper->mutex);
-    while (!keeper->woken && !keeper->stop
-           && pthread_cond_timedwait(&keeper->wake, &keeper->mutex, &until) == 0) {
-    }
-    keeper->woken = 0;
+    mcp_thread_wait_locked(&keeper->thread, &keeper->mutex, TICK);
     pthread_mutex_unlock(&keeper->mutex);
 }
 
-static void *APR_THREAD_FUNC run(apr_thread_t *thread, void *data)
+static void *run(void *data)
 {
     mcp_rl_keeper_t *keeper = data;
     work_t *work = calloc(BATCH, sizeof(*work));
 
-    while (work && !__atomic_load_n(&keeper->stop, __ATOMIC_ACQUIRE)) {
+    while (work && !mcp_thread_is_stopped(&keeper->thread)) {
         tick(keeper, work);
         wait_for_work(keeper);
     }
     free(work);
-    __atomic_store_n(&keeper->finished, 1, __ATOMIC_RELEASE);
     return NULL;
-}
-
-/* In a signal handler, maybe: no lock, no join. Our code may be unloaded after it. */
-static apr_status_t stop_at_exit(void *data)
-{
-    mcp_rl_keeper_t *keeper = data;
-    struct timespec pause = { .tv_nsec = 5000000L };
-    int i;
-
-    __atomic_store_n(&keeper->stop, 1, __ATOMIC_RELEASE);
-    for (i = 0; i < 100 && !__atomic_load_n(&keeper->finished, __ATOMIC_ACQUIRE); i++) {
-        nanosleep(&pause, NULL);
-    }
-    return APR_SUCCESS;
 }
 
 /* The process is about to end, and all its streams with it. */
@@ -513,14 +485,8 @@ static apr_status_t stop(void *data)
     mcp_rl_keeper_t *keeper = data;
     work_t *work = calloc(BATCH, sizeof(*work));
     mcp_rl_stream_t *stream;
-    apr_status_t rv;
 
-    pthread_mutex_lock(&keeper->mutex);
-    __atomic_store_n(&keeper->stop, 1, __ATOMIC_RELEASE);
-    pthread_cond_signal(&keeper->wake);
-    pthread_mutex_unlock(&keeper->mutex);
-    apr_thread_join(&rv, keeper->thread);
-
+    mcp_thread_stop(&keeper->thread, &keeper->mutex);
     pthread_mutex_lock(&keeper->mutex);
     while ((stream = keeper->streams) != NULL) {
         unlink_locked(keeper, stream);
@@ -535,11 +501,10 @@ static apr_status_t stop(void *data)
 }
 
 apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store, int gives_back,
-                                 apr_pool_t *exiting, apr_pool_t *p)
+                                 apr_pool_t *exiting)
 {
     /* Never freed: requests of a child that is exiting may still end after the thread. */
     mcp_rl_keeper_t *k = calloc(1, sizeof(*k));
-    pthread_condattr_t attr;
     apr_status_t rv;
 
     if (!k) {
@@ -547,14 +512,13 @@ apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store
     }
     k->store = store;
     pthread_mutex_init(&k->mutex, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&k->wake, &attr);
-    pthread_condattr_destroy(&attr);
     *keeper = k;
-    rv = apr_thread_create(&k->thread, NULL, run, k, p);
-    if (rv == APR_SUCCESS) {
-        apr_pool_pre_cleanup_register(exiting, k, gives_back ? stop : stop_at_exit);
+    rv = mcp_thread_start(&k->thread, run, k);
+    if (rv == APR_SUCCESS && gives_back) {
+        apr_pool_pre_cleanup_register(exiting, k, stop);
+    }
+    else if (rv == APR_SUCCESS) {
+        apr_pool_pre_cleanup_register(exiting, &k->thread, mcp_thread_stop_at_exit);
     }
     return rv;
 }
@@ -578,8 +542,7 @@ void mcp_rl_keeper_remove(mcp_rl_keeper_t *keeper, mcp_rl_stream_t *stream)
     pthread_mutex_lock(&keeper->mutex);
     if (stream->link) {
         unlink_locked(keeper, stream);
-        keeper->woken = 1;
-        pthread_cond_signal(&keeper->wake);
+        mcp_thread_wake_locked(&keeper->thread);
     }
     pthread_mutex_unlock(&keeper->mutex);
 }
@@ -599,8 +562,7 @@ void mcp_rl_keeper_record(mcp_rl_keeper_t *keeper, const mcp_rl_ask_t *ask)
         charge->rule = *ask->rule;
         charge->ask = *ask;
         apr_cpystrn(charge->key, ask->key, sizeof(charge->key));
-        keeper->woken = 1;
-        pthread_cond_signal(&keeper->wake);
+        mcp_thread_wake_locked(&keeper->thread);
     }
     pthread_mutex_unlock(&keeper->mutex);
 }

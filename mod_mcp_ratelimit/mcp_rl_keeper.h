@@ -7,8 +7,8 @@
 #include "mcp_rl_store.h"
 
 /*
- * One thread per child that does what no request may wait for: renew leases, give them back, clean up
- * after children that died, charge what is charged afterwards, and look after the breaker.
+ * One thread per child that does what no request may wait for: renew leases, give them back, clean
+ * up after children that died, charge what is charged afterwards, and look after the breaker.
  */
 
 typedef struct mcp_rl_keeper_t mcp_rl_keeper_t;
@@ -20,7 +20,7 @@ struct mcp_rl_stream_t {
     const mcp_rl_rule_t *rule;
     mcp_rl_policy_e policy;
     int fd;                   /* the client's socket, shut down to close the stream; -1: none */
-    int (*is_gone)(void *baton); /* asked now and then, where there is no socket to look at; or NULL */
+    int (*is_gone)(void *baton); /* asked now and then, where no socket can be looked at; or NULL */
     void *baton;
     int lost;                 /* atomic: the stream must end */
     unsigned char digest[MCP_RL_DIGEST]; /* of the slot's key; the keeper's */
@@ -32,10 +32,9 @@ struct mcp_rl_stream_t {
  * @param gives_back whether all slots of this child are given back when it ends; otherwise, where
  *        that may happen in a signal handler, other children give them back
  * @param exiting the pool whose end is the child's
- * @param p a pool that lives at least as long, for the thread
  */
 apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store, int gives_back,
-                                 apr_pool_t *exiting, apr_pool_t *p);
+                                 apr_pool_t *exiting);
 
 /** The slot is the stream's from now on. Any thread. */
 void mcp_rl_keeper_add(mcp_rl_keeper_t *keeper, mcp_rl_stream_t *stream);

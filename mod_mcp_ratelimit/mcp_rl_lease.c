@@ -291,8 +291,8 @@ int mcp_rl_lease_adopt_orphans(mcp_rl_leases_t *leases, pid_t pid, mcp_rl_row_t 
     for (i = 0; i < high && found < most; i++) {
         mcp_rl_row_t *row = &leases->row[i];
 
-        /* An adopter may die between these two steps; find_dead() meets that. It may also give a row
-         * to two adopters, which is why rows are freed by number. */
+        /* An adopter may die between these two steps; find_dead() meets that. It may also give a
+         * row to two adopters, which is why rows are freed by number. */
         if (mcp_rl_lease_change(row, MCP_RL_ROW_ORPHAN, MCP_RL_ROW_RELEASING)) {
             row->pid = pid;
             numbers[found] = row->number;

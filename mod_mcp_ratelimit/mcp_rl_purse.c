@@ -1,26 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The purses: a direct-mapped table in shared memory. Each has a flag that is taken without waiting:
- * whoever finds it taken asks Redis, as it does when another key has the place. A process killed
- * within these few instructions costs its place until the next start, and nothing else.
+ * The purses: a direct-mapped table in shared memory. Each has a flag that is taken without
+ * waiting: whoever finds it taken asks Redis, as it does when another key has the place. A process
+ * killed within these few instructions costs its place until the next start, and nothing else.
  */
 #include "mcp_rl_purse.h"
 
+#include <sched.h>
 #include <stddef.h>
 #include <string.h>
 
-#define PURSES 16384
-/* A key that asked Redis less than this ago asks all the time. */
-#define BUSY apr_time_from_msec(100)
+#define PURSES 65536
 #define FIRST_LOAN 4
 /* A loan is asked for by one request at a time; one whose answer was lost blocks no longer. */
 #define PATIENCE apr_time_from_msec(200)
+#define SPINS 1000
+
+/* A key asks all the time if it has asked so often in a row, each time within SLOW of the last. */
+#define STREAK 5
+#define SLOW apr_time_from_sec(2)
+/* Or, where a loan is too small a part of the bucket to be missed, once within this. */
+#define QUICK apr_time_from_msec(100)
 
 typedef struct purse_t {
     apr_uint32_t taken;
-    apr_uint32_t reserved;
+    apr_uint32_t streak;
     apr_uint64_t key[2];
-    apr_time_t asked;         /* the last round trip */
+    apr_time_t seen;          /* the last request */
     apr_time_t lending;       /* a loan is being asked for, since then; 0: no */
     apr_time_t until;         /* of what is in it */
     apr_time_t reset_at;
@@ -32,6 +38,8 @@ typedef struct purse_t {
 } purse_t;
 
 struct mcp_rl_purses_t {
+    apr_time_t listening;     /* until; atomic, as what follows */
+    apr_time_t claimed;
     purse_t purse[PURSES];
 };
 
@@ -45,10 +53,37 @@ mcp_rl_purses_t *mcp_rl_purses_at(void *mem)
     return mem;
 }
 
+void mcp_rl_purses_listen(mcp_rl_purses_t *purses, apr_time_t until)
+{
+    __atomic_store_n(&purses->listening, until, __ATOMIC_RELAXED);
+    __atomic_store_n(&purses->claimed, until, __ATOMIC_RELAXED);
+}
+
+int mcp_rl_purses_claim(mcp_rl_purses_t *purses, apr_time_t now, apr_time_t until)
+{
+    apr_time_t claimed = __atomic_load_n(&purses->claimed, __ATOMIC_RELAXED);
+
+    return claimed <= now
+        && __atomic_compare_exchange_n(&purses->claimed, &claimed, until, 0, __ATOMIC_RELAXED,
+                                       __ATOMIC_RELAXED);
+}
+
 int mcp_rl_purse_is_for(const mcp_rl_ask_t *ask)
 {
     return ask->rule->kind == MCP_RL_BUCKET && ask->mode == MCP_RL_TAKE
-        && ask->rule->burst >= MCP_RL_LEND_MIN_BURST;
+        && ask->rule->burst >= MCP_RL_LEND_LEAST_BURST;
+}
+
+static int is_large(const mcp_rl_rule_t *rule)
+{
+    return rule->burst >= MCP_RL_LEND_LARGE_BURST;
+}
+
+static apr_int64_t most_of(const mcp_rl_rule_t *rule)
+{
+    apr_int64_t most = rule->burst / (is_large(rule) ? 64 : 4);
+
+    return most < 256 ? most : 256;
 }
 
 static purse_t *take(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_uint64_t key[2])
@@ -69,31 +104,33 @@ static void give(purse_t *purse)
     __atomic_store_n(&purse->taken, 0, __ATOMIC_RELEASE);
 }
 
-static void consider_loan(purse_t *purse, const mcp_rl_ask_t *ask, apr_time_t now,
-                          mcp_rl_loan_t *loan)
+static int is_busy(const mcp_rl_purses_t *purses, purse_t *purse, const mcp_rl_rule_t *rule,
+                   apr_time_t now)
 {
-    apr_int64_t most = ask->rule->burst / MCP_RL_LEND_PART;
+    purse->streak = now - purse->seen < SLOW ? purse->streak + 1 : 0;
+    return (is_large(rule) && now - purse->seen < QUICK)
+        || (purse->streak >= STREAK
+            && __atomic_load_n(&purses->listening, __ATOMIC_RELAXED) > now);
+}
 
-    most = most < MCP_RL_LEND_MOST ? most : MCP_RL_LEND_MOST;
-    if (now - purse->asked < BUSY && now - purse->lending > PATIENCE) {
-        if (!purse->size) {
-            purse->size = FIRST_LOAN;
-        }
-        else if (purse->owed) {
-            /* Spent in time: twice as much. Else what was spent, and one. */
-            purse->size = purse->until > now ? 2 * purse->size : purse->owed - purse->tokens + 1;
-        }
-        purse->size = purse->size < most ? purse->size : most;
-        if (purse->until <= now) {
-            purse->tokens = 0;
-        }
-        loan->want = purse->size;
-        loan->settle = purse->owed - purse->tokens;
-        loan->generation = purse->generation;
-        purse->owed = purse->tokens;
-        purse->lending = now;
+static void ask_for_loan(purse_t *purse, apr_int64_t most, apr_time_t now, mcp_rl_loan_t *loan)
+{
+    if (!purse->size) {
+        purse->size = FIRST_LOAN;
     }
-    purse->asked = now;
+    else if (purse->owed) {
+        /* Spent in time: twice as much. Else what was spent, and one. */
+        purse->size = purse->until > now ? 2 * purse->size : purse->owed - purse->tokens + 1;
+    }
+    purse->size = purse->size < most ? purse->size : most;
+    if (purse->until <= now) {
+        purse->tokens = 0;
+    }
+    loan->want = purse->size;
+    loan->settle = purse->owed - purse->tokens;
+    loan->generation = purse->generation;
+    purse->owed = purse->tokens;
+    purse->lending = now;
 }
 
 int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_t now,
@@ -101,7 +138,7 @@ int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_
 {
     apr_uint64_t key[2];
     purse_t *purse = take(purses, ask, key);
-    int paid = 0;
+    int paid = 0, is_asked;
 
     memset(loan, 0, sizeof(*loan));
     if (!purse) {
@@ -109,30 +146,35 @@ int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_
     }
     if (memcmp(purse->key, key, sizeof(purse->key)) != 0) {
         /* One that is in use keeps its place; what it was lent is void with it otherwise. */
-        if (now - purse->asked > BUSY && purse->until <= now) {
-            memset(&purse->key, 0, sizeof(*purse) - offsetof(purse_t, key));
+        if (now - purse->seen > SLOW && purse->until <= now) {
+            memset(&purse->streak, 0, sizeof(*purse) - offsetof(purse_t, streak));
             memcpy(purse->key, key, sizeof(purse->key));
-            purse->asked = now;
+            purse->seen = now;
         }
+        give(purse);
+        return 0;
     }
+    is_asked = now - purse->lending <= PATIENCE;
     /* One asks for more while the others still live on the rest. */
-    else if (purse->until > now && purse->tokens >= ask->cost
-             && (purse->tokens > purse->size / 2 || now - purse->lending <= PATIENCE)) {
+    if (purse->until > now && purse->tokens >= ask->cost
+        && (!is_large(ask->rule) || purse->tokens > purse->size / 2 || is_asked)) {
         purse->tokens -= ask->cost;
         verdict->allowed = paid = 1;
+        verdict->lent_out = 0;
         verdict->remaining = purse->remaining + purse->tokens;
         verdict->wait = verdict->wait_one = 0;
         verdict->reset = purse->reset_at > now ? purse->reset_at - now : 0;
     }
-    else {
-        consider_loan(purse, ask, now, loan);
+    else if (is_busy(purses, purse, ask->rule, now) && !is_asked) {
+        ask_for_loan(purse, most_of(ask->rule), now, loan);
     }
+    purse->seen = now;
     give(purse);
     return paid;
 }
 
 void mcp_rl_purse_fill(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_t sent,
-                       const mcp_rl_verdict_t *verdict, const mcp_rl_loan_t *loan)
+                       mcp_rl_verdict_t *verdict, const mcp_rl_loan_t *loan)
 {
     apr_uint64_t key[2];
     purse_t *purse = take(purses, ask, key);
@@ -154,6 +196,32 @@ void mcp_rl_purse_fill(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_tim
         }
         purse->remaining = verdict->remaining;
         purse->reset_at = sent + verdict->reset;
+        verdict->remaining += purse->tokens;
     }
     give(purse);
+}
+
+int mcp_rl_purse_empty(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, mcp_rl_loan_t *loan)
+{
+    apr_uint64_t key[2];
+    purse_t *purse;
+    int spins = 0;
+
+    memset(loan, 0, sizeof(*loan));
+    while ((purse = take(purses, ask, key)) == NULL) {
+        if (++spins == SPINS) {
+            return 0;
+        }
+        sched_yield();
+    }
+    if (memcmp(purse->key, key, sizeof(purse->key)) == 0 && purse->tokens > 0) {
+        loan->given = purse->tokens;
+        loan->settle = purse->owed - purse->tokens;
+        loan->generation = purse->generation;
+        purse->tokens = purse->owed = 0;
+        purse->until = 0;
+        purse->streak = 0;
+    }
+    give(purse);
+    return loan->given > 0;
 }

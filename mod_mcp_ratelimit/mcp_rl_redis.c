@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Script calls and batches. Arguments are formatted on the stack; a batch is cut into script calls of
- * CHUNK leases, all in one pipeline.
+ * Script calls and batches. Arguments are formatted on the stack; a batch is cut into script calls
+ * of CHUNK leases, all in one pipeline.
  */
 #include "mcp_rl_redis.h"
 
@@ -26,6 +26,7 @@ void mcp_rl_redis_init(mcp_rl_redis_t *redis, apr_pool_t *p)
         mcp_redis_script_init(&redis->decide[i], mcp_rl_script_decide(i, p));
     }
     mcp_redis_script_init(&redis->renew, mcp_rl_script_renew);
+    mcp_redis_script_init(&redis->give_back, mcp_rl_script_give_back);
 }
 
 /* The arguments of one call. */
@@ -129,7 +130,8 @@ static void add_nonce(call_t *call, unsigned set)
 }
 
 /* @return the kinds of limits asked about */
-static unsigned format_call(call_t *call, mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks, int count)
+static unsigned format_call(call_t *call, mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks,
+                            int count)
 {
     unsigned set = 0;
     int i;
@@ -210,6 +212,7 @@ static apr_status_t read_answer(const redisReply *reply, int count, mcp_rl_verdi
 
         later |= e[0]->integer == 2;
         verdicts[i].allowed = e[0]->integer == 1;
+        verdicts[i].lent_out = e[0]->integer == 3;
         verdicts[i].remaining = e[1]->integer;
         verdicts[i].wait = e[2]->integer;
         verdicts[i].wait_one = e[3]->integer;
@@ -257,6 +260,29 @@ apr_status_t mcp_rl_redis_decide(mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks
         }
     }
     mcp_redis_free_replies(&command, 1);
+    return rv;
+}
+
+apr_status_t mcp_rl_redis_give_back(mcp_rl_redis_t *redis, const mcp_rl_ask_t *ask,
+                                    const mcp_rl_loan_t *loan, apr_time_t deadline)
+{
+    const apr_int64_t numbers[] = { ask->rule->burst, loan->given, loan->settle, loan->generation };
+    char text[4][NUMBER];
+    const char *argv[8] = { "", "", "1", ask->key };
+    size_t len[8] = { 0, 0, 1, strlen(ask->key) };
+    mcp_redis_command_t command = { .argc = 8, .argv = argv, .argvlen = len,
+                                    .script = &redis->give_back };
+    apr_status_t rv;
+    int i;
+
+    for (i = 0; i < 4; i++) {
+        argv[4 + i] = text[i];
+        len[4 + i] = mcp_value_decimal(text[i], numbers[i]);
+    }
+    rv = mcp_redis_run(redis->client, &command, 1, deadline, NULL);
+    if (rv == APR_SUCCESS) {
+        mcp_redis_free_replies(&command, 1);
+    }
     return rv;
 }
 

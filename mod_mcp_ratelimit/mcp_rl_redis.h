@@ -8,8 +8,8 @@
 #include "mcp_rl_script.h"
 
 /*
- * The limits as Redis keeps them: questions become one script call, its answer verdicts. The server's
- * clock decides.
+ * The limits as Redis keeps them: questions become one script call, its answer verdicts. The
+ * server's clock decides.
  */
 
 /**
@@ -26,7 +26,7 @@ typedef struct mcp_rl_redis_t {
     mcp_rl_epoch_t *epoch;
     apr_interval_time_t lease;
     mcp_redis_script_t decide[MCP_RL_SCRIPT_SETS]; /* by the set of kinds */
-    mcp_redis_script_t renew;
+    mcp_redis_script_t renew, give_back;
     const char *instance;  /* text that tells this process from all others */
     apr_uint64_t calls;    /* atomic */
 } mcp_rl_redis_t;
@@ -45,6 +45,10 @@ void mcp_rl_redis_init(mcp_rl_redis_t *redis, apr_pool_t *p);
 apr_status_t mcp_rl_redis_decide(mcp_rl_redis_t *redis, const mcp_rl_ask_t *asks, int count,
                                  apr_time_t deadline, mcp_rl_verdict_t *verdicts,
                                  mcp_rl_loan_t *loan, mcp_redis_info_t *info);
+
+/** Put back what mcp_rl_purse_empty() has taken out for @a ask. */
+apr_status_t mcp_rl_redis_give_back(mcp_rl_redis_t *redis, const mcp_rl_ask_t *ask,
+                                    const mcp_rl_loan_t *loan, apr_time_t deadline);
 
 /** "Not yet", "not like this": of this module's own, beside what APR has. */
 #define MCP_RL_NOTREADY (APR_OS_START_USERERR + 3001)

@@ -77,7 +77,8 @@ const char *mcp_rl_rule_parse(mcp_rl_rule_t *rule, const char *amount, int argc,
         error = is_bucket ? parse_burst(rule, argv[i]) : parse_window(rule, argv[i]);
     }
     if (!error && rule->kind == MCP_RL_SLIDING && rule->amount > MCP_RL_MAX_SLIDING) {
-        return "for type=sliding N from 1 to 10000; a bucket (MCPRateLimitMessages) has no such bound";
+        return "for type=sliding N from 1 to 10000; a bucket (MCPRateLimitMessages) has no such "
+               "bound";
     }
     return error;
 }

@@ -74,6 +74,7 @@ typedef struct mcp_rl_ask_t {
 
 typedef struct mcp_rl_verdict_t {
     int allowed;
+    int lent_out;                 /* refused, but others were lent enough and are asked for it */
     apr_int64_t remaining;
     apr_interval_time_t wait;     /* until the same question may be admitted; 0: now */
     apr_interval_time_t wait_one; /* the same for a cost of 1 */
@@ -84,8 +85,8 @@ typedef struct mcp_rl_verdict_t {
 #define MCP_RL_MAX_ASKS 64
 
 /**
- * Once, before requests: the secret that digests are made with, the same in all processes. Nobody who
- * chooses keys can make two meet that does not know it.
+ * Once, before requests: the secret that digests are made with, the same in all processes. Nobody
+ * who chooses keys can make two meet that does not know it.
  */
 #define MCP_RL_SECRET 32
 void mcp_rl_set_secret(const unsigned char secret[MCP_RL_SECRET]);

@@ -40,16 +40,19 @@
     "  if micro <= 0 then return 0 end\n" \
     "  return min(1e15, up((micro + 1) * (period / 1000000) / n) + 1)\n" \
     "end\n" \
-    /* Tokens that are lent count as if they were still in the bucket: it is filled up to the rest. */ \
+    /* Tokens that are lent count as if they were still in the bucket: it is filled up to the rest.
+     * Who is refused for the sake of what others were lent asks them to give it back. */ \
     "local function bucket(key, cost, n, period, cap, want, settle)\n" \
     "  local s\n" \
     "  local lent, gen, until_ = 0, 0, 0\n" \
-    "  if cap >= 512 then\n" \
+    "  local life, part = 1000000, 4\n" \
+    "  if cap < 512 then life, part = 5000000, 2 end\n" \
+    "  if cap >= 16 then\n" \
     "    s = redis.call('HMGET', key, 'tokens', 'last_refill', 'lent')\n" \
     "    local a, b, c = string.match(s[3] or '', '^(%d+) (%d+) (%d+)$')\n" \
     "    if a then lent, gen, until_ = tonumber(a), tonumber(b), tonumber(c) end\n" \
     "    if until_ <= now then lent, until_ = 0, 0 end\n" \
-    "    until_ = min(until_, now + 1000000)\n" \
+    "    until_ = min(until_, now + life)\n" \
     "  else\n" \
     "    s = redis.call('HMGET', key, 'tokens', 'last_refill')\n" \
     "  end\n" \
@@ -88,21 +91,27 @@
     "    wait = max(1, span(min(need, cap * 1000000) - micro, n, period))\n" \
     "  end\n" \
     "  if not ok and need > full then wait = max(wait, until_ - now) end\n" \
-    "  if not ok or micro < want * 4000000 then want = 0 end\n" \
+    "  if not ok and lent > 0 and cost <= cap and micro + lent * 1000000 >= need then\n" \
+    "    ok = 3\n" \
+    "    redis.pcall('PUBLISH', '" MCP_RL_RECALL_CHANNEL "',\n" \
+    "      string.format('%.0f %.0f %.0f ', n, period, cap) .. key)\n" \
+    "  end\n" \
+    "  if ok ~= true or micro < want * part * 1000000 then want = 0 end\n" \
     "  if want > 0 then\n" \
-    "    if until_ == 0 then gen, until_ = gen + 1, now + 1000000 end\n" \
+    "    if until_ == 0 then gen, until_ = gen + 1, now + life end\n" \
     "    micro, lent = micro - want * 1000000, lent + want\n" \
     "  end\n" \
     "  local reset = span(cap * 1000000 - micro, n, period)\n" \
     "  local function store()\n" \
-    "    redis.call('HSET', key, 'tokens', fixed6(micro), 'last_refill', fixed6(max(last, now)))\n" \
+    "    redis.call('HSET', key, 'tokens', fixed6(micro), " \
+    "'last_refill', fixed6(max(last, now)))\n" \
     "    if want > 0 or settle ~= '' then\n" \
     "      redis.call('HSET', key, 'lent', string.format('%d %d %.0f', lent, gen, until_))\n" \
     "    end\n" \
     "    redis.call('PEXPIRE', key, up((reset + max(0, last - now)) / 1000) + 1000)\n" \
     "  end\n" \
     "  return ok, down(micro / 1000000), wait, span(1000000 - micro, n, period), reset, store,\n" \
-    "    back and store or nil, want, gen, max(0, until_ - now)\n" \
+    "    (back or settle ~= '') and store or nil, want, gen, max(0, until_ - now)\n" \
     "end\n"
 
 #define FIXED \
@@ -197,7 +206,8 @@
     "  local mine = redis.call('ZSCORE', key, member)\n" \
     "  local count = redis.call('ZCARD', key)\n" \
     "  if not mine then\n" \
-    "    if mode ~= 'a' and now < grace then return 2, 0, grace - now, grace - now, grace - now end\n" \
+    "    if mode ~= 'a' and now < grace then " \
+    "return 2, 0, grace - now, grace - now, grace - now end\n" \
     "    count = max(count, held)\n" \
     "    if count >= n then\n" \
     "      local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')\n" \
@@ -243,7 +253,7 @@ static const char end[] =
     "  if commit then commits[#commits + 1] = commit end\n"
     "  if not allowed and refusal then refusals[#refusals + 1] = refusal end\n"
     "  local o = #out\n"
-    "  out[o + 1] = ok == 2 and 2 or (allowed and 1 or 0)\n"
+    "  out[o + 1] = allowed and 1 or ok or 0\n"
     "  out[o + 2], out[o + 3], out[o + 4], out[o + 5] = rest, math.ceil(wait), math.ceil(one),\n"
     "    math.ceil(reset)\n"
     "end\n"
@@ -282,6 +292,23 @@ const char *mcp_rl_script_decide(unsigned set, apr_pool_t *p)
     return apr_pstrcat(p, text, end, NULL);
 }
 
+/* What is left of a loan goes back into the bucket, as if it had never been lent. */
+const char mcp_rl_script_give_back[] =
+    CLOCK
+    "local cap, left, spent = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])\n"
+    "local gen = ARGV[4]\n"
+    "local s = redis.call('HMGET', KEYS[1], 'tokens', 'lent')\n"
+    "local tokens = tonumber(s[1] or '')\n"
+    "local a, b, c = string.match(s[2] or '', '^(%d+) (%d+) (%d+)$')\n"
+    "if not tokens or b ~= gen or tonumber(c) <= now then return 0 end\n"
+    "local lent = math.max(0, tonumber(a) - left - spent)\n"
+    "local micro = math.floor(tokens * 1000000 + 0.5) + left * 1000000\n"
+    "micro = math.max(0, math.min((cap - lent) * 1000000, micro))\n"
+    "redis.call('HSET', KEYS[1], 'tokens',\n"
+    "  string.format('%d.%06d', math.floor(micro / 1000000), micro % 1000000),\n"
+    "  'lent', string.format('%d %s %s', lent, b, c))\n"
+    "return 1\n";
+
 const char mcp_rl_script_renew[] =
     CLOCK
     "local nowms = math.floor(now / 1000)\n"
@@ -290,7 +317,8 @@ const char mcp_rl_script_renew[] =
     "  local score = redis.call('ZSCORE', key, ARGV[i + 1])\n"
     "  if score and tonumber(score) > nowms then\n"
     "    redis.call('ZADD', key, 'XX', string.format('%.0f', nowms + lease), ARGV[i + 1])\n"
-    "    if redis.call('PTTL', key) < lease + 1000 then redis.call('PEXPIRE', key, lease + 1000) end\n"
+    "    if redis.call('PTTL', key) < lease + 1000 then "
+    "redis.call('PEXPIRE', key, lease + 1000) end\n"
     "    out[i] = 1\n"
     "  else\n"
     "    redis.call('ZREM', key, ARGV[i + 1])\n"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Two segments of anonymous shared memory. The first has a fixed size and holds what streams that
- * are open need, so it must be the same one before and after a graceful restart; the second, with the
- * buckets, is made anew when the configured size changes.
+ * are open need, so it must be the same one before and after a graceful restart; the second, with
+ * the buckets, is made anew when the configured size changes.
  */
 #include "mcp_rl_shared.h"
 
@@ -13,7 +13,7 @@
 
 #include "mcp_lasting.h"
 
-#define MAIN_KEY "mcp_ratelimit.main/1"
+#define MAIN_KEY "mcp_ratelimit.main/2"
 #define TABLE_KEY "mcp_ratelimit.table/1"
 #define ROWS 32768
 #define ALIGN 64
@@ -52,8 +52,8 @@ static apr_status_t open_main(mcp_rl_shared_t *s, const char *store_name, apr_po
     main_t *main;
     void *mem;
     int is_new;
-    apr_status_t rv = mcp_lasting_memory(&mem, &is_new, MAIN_KEY, leases_at + mcp_rl_leases_size(ROWS),
-                                   process);
+    apr_status_t rv = mcp_lasting_memory(&mem, &is_new, MAIN_KEY,
+                                         leases_at + mcp_rl_leases_size(ROWS), process);
 
     if (rv != APR_SUCCESS) {
         return rv;

@@ -143,7 +143,8 @@ static int is_pinned(const place_t *place, place_t *const *pinned, int count)
     return 0;
 }
 
-/* The place of a key, or one that it may have; never one of @a pinned, which this question needs. */
+/* The place of a key, or one that it may have; never one of @a pinned, which
+ * this question needs. */
 static place_t *find_place(mcp_rl_shm_t *shm, const mcp_rl_ask_t *ask, apr_time_t now,
                            place_t *const *pinned, int count)
 {

@@ -14,6 +14,9 @@
 /* What a client is told to wait for where nobody can know when a stream will end. */
 #define SLOT_WAIT apr_time_from_sec(1)
 #define COMPLAIN_EVERY apr_time_from_sec(60)
+/* Between two questions, while others give back what they were lent. */
+#define FIRST_PAUSE 500
+#define LAST_PAUSE 8000
 
 const apr_interval_time_t mcp_rl_time_bounds[MCP_RL_TIME_BUCKETS - 1] = {
     50, 100, 250, 500, 1000, 2500, 5000, 10000, 25000
@@ -177,10 +180,53 @@ static void remember_refusals(mcp_rl_store_t *store, const mcp_rl_ask_t *asks, i
     }
 }
 
+static int is_lent_out(const mcp_rl_verdict_t *verdicts, int count)
+{
+    int i;
+
+    for (i = 0; i < count && !verdicts[i].lent_out; i++) {
+    }
+    return i < count;
+}
+
+/* Of what one of the buckets asked about has lent to this machine. */
+static int return_own(mcp_rl_store_t *store, const mcp_rl_ask_t *asks, int count)
+{
+    int i, found = 0;
+
+    for (i = 0; i < count; i++) {
+        if (asks[i].rule->kind == MCP_RL_BUCKET) {
+            found |= mcp_rl_store_give_back(store, &asks[i]);
+        }
+    }
+    return found;
+}
+
+/*
+ * Others hold what is missing, and have been asked for it: a moment, and the question again.
+ * Whoever does not give it back is dead or stopped; its loan ends by itself.
+ */
+static apr_status_t ask_again(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count,
+                              apr_time_t deadline, mcp_rl_verdict_t *verdicts,
+                              mcp_redis_info_t *info)
+{
+    apr_interval_time_t pause = return_own(store, asks, count) ? 0 : FIRST_PAUSE;
+    apr_status_t rv = APR_SUCCESS;
+
+    while (rv == APR_SUCCESS && is_lent_out(verdicts, count)
+           && mcp_clock_now() + 2 * pause < deadline && pause <= LAST_PAUSE) {
+        apr_sleep(pause);
+        rv = mcp_rl_redis_decide(store->redis, asks, count, deadline, verdicts, NULL, info);
+        pause = pause ? 2 * pause : FIRST_PAUSE;
+    }
+    return rv;
+}
+
 /* @return whether the slot asked for, if any, is one that Redis knows of */
 static int decide_in_redis(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count, int slot,
                            mcp_rl_policy_e policy, mcp_rl_outcome_t *outcome, apr_time_t sent)
 {
+    apr_time_t deadline = sent + store->timeout;
     mcp_redis_info_t info;
     mcp_rl_loan_t loan, *wanted = NULL;
     apr_status_t rv;
@@ -191,12 +237,14 @@ static int decide_in_redis(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count,
         }
         wanted = loan.want > 0 ? &loan : NULL;
     }
-    rv = mcp_rl_redis_decide(store->redis, asks, count, sent + store->timeout, outcome->verdicts,
-                             wanted, &info);
+    rv = mcp_rl_redis_decide(store->redis, asks, count, deadline, outcome->verdicts, wanted, &info);
+    if (rv == APR_SUCCESS && wanted) {
+        mcp_rl_purse_fill(store->purses, asks, sent, outcome->verdicts, wanted);
+    }
+    if (rv == APR_SUCCESS && is_lent_out(outcome->verdicts, count)) {
+        rv = ask_again(store, asks, count, deadline, outcome->verdicts, &info);
+    }
     if (rv == APR_SUCCESS) {
-        if (wanted) {
-            mcp_rl_purse_fill(store->purses, asks, sent, outcome->verdicts, wanted);
-        }
         count_call(store->counters, mcp_clock_now() - sent);
         outcome->refused_by = mcp_rl_refusal(outcome->verdicts, count);
         remember_refusals(store, asks, count, outcome);
@@ -212,6 +260,15 @@ static int decide_in_redis(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count,
     decide_by_policy(store, asks, count, slot, policy, outcome);
     /* A question that was sent and not answered may have been granted. */
     return info.sent && rv != MCP_RL_EBADDATA && rv != MCP_RL_NOTREADY ? -1 : 0;
+}
+
+int mcp_rl_store_give_back(mcp_rl_store_t *store, const mcp_rl_ask_t *ask)
+{
+    mcp_rl_loan_t loan;
+
+    return mcp_rl_purse_empty(store->purses, ask, &loan)
+        && mcp_rl_redis_give_back(store->redis, ask, &loan, mcp_clock_now() + store->timeout)
+           == APR_SUCCESS;
 }
 
 #define MEMBERS_MAX ((1 + MCP_RL_OVER) * MCP_RL_MEMBER_MAX)

@@ -61,8 +61,8 @@ typedef struct mcp_rl_store_t {
 typedef struct mcp_rl_outcome_t {
     int count;
     int refused_by;              /* index; -1: allowed */
-    int is_down;                 /* the store could not be asked: allowed by policy open, or, if closed is
-                                  * set, refused by policy closed */
+    int is_down;                 /* the store could not be asked: allowed by policy open, or, if
+                                  * is_closed is set, refused by policy closed */
     int is_closed;
     mcp_rl_verdict_t verdicts[MCP_RL_MAX_ASKS];
 } mcp_rl_outcome_t;
@@ -79,6 +79,12 @@ void mcp_rl_store_decide(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count,
 /** Whether one of @a asks is sure to be refused, without asking anybody. */
 int mcp_rl_store_is_denied(mcp_rl_store_t *store, const mcp_rl_ask_t *asks, int count,
                            mcp_rl_outcome_t *outcome);
+
+/**
+ * Give back to Redis what its bucket has lent to this machine.
+ * @return whether there was anything, and Redis has taken it
+ */
+int mcp_rl_store_give_back(mcp_rl_store_t *store, const mcp_rl_ask_t *ask);
 
 /** How long the holder of a lease may trust it that was asked for at @a sent. */
 apr_time_t mcp_rl_store_deadline(const mcp_rl_store_t *store, apr_time_t sent);

@@ -5,9 +5,9 @@
 #include "mcp_rl_rule.h"
 
 /*
- * Windows. A fixed one starts with the first request and may let 2 N pass around its edge; a sliding
- * one never lets more than N pass in any stretch of its length. Either may block for a time once
- * it is hit. Pure functions: no clock, no lock.
+ * Windows. A fixed one starts with the first request and may let 2 N pass around its edge; a
+ * sliding one never lets more than N pass in any stretch of its length. Either may block for a time
+ * once it is hit. Pure functions: no clock, no lock.
  */
 
 typedef struct mcp_rl_fixed_t {

@@ -16,6 +16,7 @@
 #include "mcp_httpd_peers.h"
 #include "mcp_httpd_request.h"
 #include "mcp_rl_metrics.h"
+#include "mcp_rl_recall.h"
 
 #define DEFAULT_ENTRIES 65536
 
@@ -107,10 +108,17 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
         process->store.redis = &process->redis;
     }
     rv = mcp_rl_keeper_start(&process->keeper, &process->store,
-                              is_threaded != AP_MPMQ_NOT_SUPPORTED, pchild, p);
+                              is_threaded != AP_MPMQ_NOT_SUPPORTED, pchild);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s, MCP_LOGNO(3005)
                      "no thread for the keeper: slots would not be given back");
+    }
+    if (process->store.redis) {
+        rv = mcp_rl_recall_start(&process->store, is_threaded != AP_MPMQ_NOT_SUPPORTED, pchild);
+        if (rv != APR_SUCCESS) {
+            ap_log_error(APLOG_MARK, APLOG_WARNING, rv, s, MCP_LOGNO(3006)
+                         "no thread to listen to recalls: Redis lends nothing from small buckets");
+        }
     }
 }
 

@@ -57,7 +57,8 @@ size_t mcpload_call(char *buf, size_t size, const char *session);
 /** 1: an answer is complete; 0: not yet; -1: it is no good one. */
 int mcpload_answer_state(const char *in, size_t used);
 
-/** The session id in the head of an answer to initialize, into 64 bytes. @return 0: there is none */
+/** The session id in the head of an answer to initialize, into 64 bytes. @return 0:
+ * there is none */
 int mcpload_session(const char *in, char *session);
 
 /** Give up, with the reason and errno on stderr. */

@@ -69,7 +69,8 @@ static struct {
 
 static const char call_body[] =
     "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"tools/call\",\"params\":{"
-    "\"name\":\"search_products\",\"arguments\":{\"query\":\"blue ceramic mug, two handles, dishwasher safe\",\"limit\":10,"
+    "\"name\":\"search_products\",\"arguments\":{"
+    "\"query\":\"blue ceramic mug, two handles, dishwasher safe\",\"limit\":10,"
     "\"currency\":\"EUR\",\"sort\":\"price\"}}}";
 
 static void watch(int op, int fd, uint32_t events, uint32_t kind, uint32_t index)
@@ -328,7 +329,8 @@ static void pump_for(uint32_t ms)
 
 size_t mcpload_initialize(char *buf, size_t size)
 {
-    static const char body[] = "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"initialize\",\"params\":{"
+    static const char body[] =
+        "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"initialize\",\"params\":{"
         "\"protocolVersion\":\"2025-06-18\",\"capabilities\":{},"
         "\"clientInfo\":{\"name\":\"mcpload\",\"version\":\"1\"}}}";
 

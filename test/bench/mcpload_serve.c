@@ -69,7 +69,8 @@ static void hex_put(char *at, uint64_t v, int digits)
 static void chunk_make(void)
 {
     static const char event[] =
-        "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":"
+        "event: message\ndata: "
+        "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":"
         "{\"level\":\"info\",\"logger\":\"bench\",\"data\":{\"n\":\"00000000\",\"t\":"
         "\"0000000000000000\",\"text\":\"step done\"}}}\n\n";
 

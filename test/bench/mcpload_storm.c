@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Clients that come all at once, as after a restart, and a few others that call one after the other
- * all the while. Each newcomer gets a session with initialize, opens its standing stream on a second
- * connection, and makes a call on the first one: then it is ready. Commands:
+ * all the while. Each newcomer gets a session with initialize, opens its standing stream on a
+ * second connection, and makes a call on the first one: then it is ready. Commands:
  *   calm CALLERS MS           calls alone, for that long
  *   storm N CALLERS LIMIT_MS  the same calls until N newcomers are ready
  *   end                       close what the storm left open

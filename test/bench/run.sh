@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # Measures nginx, HAProxy, stock mod_proxy_http and mod_mcp_proxy side by side: see README here.
 # MCP_BUILD is the build tree (default: the source tree). QUICK=1 is for trying the tools out.
+# run.sh storm ... runs storm.py in place of bench.py.
 set -eu
+program=bench
+[ "${1-}" != storm ] || { program=storm; shift; }
 here=$(cd "$(dirname "$0")" && pwd)
 build=${MCP_BUILD:-$(cd "$here/../.." && pwd)}
 PATH=$PATH:/usr/sbin:/sbin
 
 missing=
 command -v nginx >/dev/null || missing="$missing nginx-light"
-command -v haproxy >/dev/null || missing="$missing haproxy"
+[ $program = storm ] || command -v haproxy >/dev/null || missing="$missing haproxy"
 command -v apache2 >/dev/null || command -v httpd >/dev/null || missing="$missing apache2"
 command -v python3 >/dev/null || missing="$missing python3"
 command -v cc >/dev/null || missing="$missing gcc libc6-dev"
@@ -34,4 +37,4 @@ module=$build/mod_mcp_proxy/.libs/mod_mcp_proxy.so
 ulimit -Sn "$(ulimit -Hn)"
 PYTHONDONTWRITEBYTECODE=1
 export PYTHONDONTWRITEBYTECODE
-python3 "$here/bench.py" --load "$load" --module "$module" --work "$work" "$@"
+python3 "$here/$program.py" --load "$load" --module "$module" --work "$work" "$@"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Any text as a URL with ids in it: finding them changes nothing; what is put in their place is found
- * there again, encoded or not; the rest of the URL stays.
+ * Any text as a URL with ids in it: finding them changes nothing; what is put in their place is
+ * found there again, encoded or not; the rest of the URL stays.
  */
 #include <stdint.h>
 #include <stdlib.h>

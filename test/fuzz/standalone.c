@@ -2,7 +2,8 @@
 /*
  * Replays a corpus through a fuzz target with an ordinary compiler, in "make check": the files and
  * folders on the command line or, without any, fuzz/corpus/X for the program fuzz_X. Each input is
- * memory of its exact size, so that a sanitizer sees a read behind it. No input at all is a failure.
+ * memory of its exact size, so that a sanitizer sees a read behind it. No input at all is a
+ * failure.
  */
 #include <stdint.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Each test is run: programs and guards are listed in test/Makefile.am, and each START_TEST is added
-# to a case in its own file.
+# to a case in its own file. Those with real clients need no list to be run, but one to be shipped.
 . "$(dirname "$0")/guard.sh"
 
 makefile=$top/test/Makefile.am
@@ -19,5 +19,12 @@ for file in "$top"/test/unit/test_*.c "$top"/test/fuzz/fuzz_*.c "$top"/test/guar
         tr -d '\n' <"$file" | grep -qE "tcase_add_[a-z_]*test[a-z_]*\([^;]*[, ]$test[,)]" ||
             bad "$name: $test is in no case"
     done
+done
+for file in "$top"/test/real/*.test.mjs; do
+    test -f "$file" || continue
+    checked=$((checked + 1))
+    name=${file#"$top"/test/}
+    words_of EXTRA_DIST "$makefile" | grep -qx "$name" ||
+        bad "$name is not shipped by test/Makefile.am"
 done
 finish "tests that are run"

@@ -146,6 +146,7 @@ fails directives '2 entries, 1 names' \
     'echo "MCP_DIRECTIVE(X, \"MPCTypo\")" >>mod_mcp_proxy/mcp_proxy.def'
 fails sizes 'longer(int a, (101 lines' 'long_function 97 >>common/mcp_a.c'
 fails sizes 'mcp_a.h has 1001 lines' 'yes "/* */" | head -n 1001 >common/mcp_a.h'
+fails sizes 'mcp_a.h: wider than 100 columns: 1$' 'printf "/* %095d */\n" 0 >common/mcp_a.h'
 fails words 'README' 'echo "see /""work/main" >README'
 fails words 'lock.json' 'echo "https://registry"".npmjs.org/x" >test/lock.json'
 fails words 'fetch.py' 'echo "http://deb"".debian.org/x" >test/fetch.py'
@@ -153,6 +154,7 @@ fails words 'quick.sh' 'mkdir conf; echo "log=/""tmp/x" >conf/quick.sh'
 fails registered 'test_mcp_b.c is not in' 'echo >test/unit/test_mcp_b.c'
 fails registered 'fuzz_mcp_b.c is not in' 'mkdir test/fuzz; echo >test/fuzz/fuzz_mcp_b.c'
 fails registered 'check_b.sh is not in' 'mkdir test/guard; echo >test/guard/check_b.sh'
+fails registered 'b.test.mjs is not shipped' 'mkdir test/real; echo >test/real/b.test.mjs'
 fails registered 'forgotten is in no case' 'echo "START_TEST(forgotten)" >>test/unit/test_mcp_a.c'
 
 for guard in "$guards"/check_*.sh; do
@@ -176,7 +178,8 @@ done
 # What is exactly as long as allowed, passes.
 good_tree
 long_function 96 >>"$tree/common/mcp_a.c"
-run_guard sizes || complain "check_sizes refuses a function of 100 lines"
+printf '/* %094d */\n' 0 >>"$tree/common/mcp_a.c"
+run_guard sizes || complain "check_sizes refuses a function of 100 lines, or a line of 100 columns"
 
 echo "$cases cases, $failures failures"
 test "$failures" -eq 0

@@ -6,24 +6,10 @@ import re
 import pytest
 
 from harness import tags
-from harness.client import ACCEPT, JSON, assert_rpc_error, call
+from harness.client import ACCEPT, JSON, assert_rpc_error, call, open_sse, post_sse
 
 ROUTES = {"/sse": "/sse", "/message": "/message"}
 LISTEN = [("Accept", "text/event-stream")]
-
-
-def open_sse(gw, path="/sse"):
-    """A standing stream and the URL it names."""
-    stream = gw.connect().request("GET", path, LISTEN)
-    assert stream.status == 200
-    event = stream.next_event()
-    assert event["event"] == "endpoint"
-    return stream, event["data"]
-
-
-def post(gw, url, ident=1):
-    target = re.sub(r"^https?://[^/]+", "", url)
-    return gw.request("POST", target, [ACCEPT, JSON], json.dumps(call("whoami", ident)).encode())
 
 
 def sse_servers(server, **options):
@@ -47,7 +33,7 @@ def test_the_posts_of_a_stream_reach_its_backend(gateway, server, endpoint):
     for number, (stream, url) in enumerate(streams):
         assert re.fullmatch(re.escape(endpoint).replace(r"\{id\}", r"\w+"), url)
         for ident in (number, "x%d" % number):
-            assert post(gw, url, ident).status == 202
+            assert post_sse(gw, url, ident).status == 202
             assert json.loads(stream.next_event()["data"])["id"] == ident
 
 
@@ -55,7 +41,7 @@ def test_the_session_is_known_before_its_client_can_use_it(gateway, server):
     gw = gateway(*sse_servers(server), routes=ROUTES, children=2, threads=4)
     for _ in range(30):
         stream, url = open_sse(gw)
-        assert post(gw, url).status == 202
+        assert post_sse(gw, url).status == 202
         stream.connection.close()
 
 
@@ -65,7 +51,7 @@ def test_an_absolute_url_is_mapped_to_the_gateways(gateway, server):
     for _ in range(5):
         stream, url = open_sse(gw)
         assert url.startswith(gw.origin + "/message?sessionId=") or url.startswith("/message?")
-        assert post(gw, url).status == 202
+        assert post_sse(gw, url).status == 202
         assert json.loads(stream.next_event()["data"])["id"] == 1
 
 
@@ -85,7 +71,7 @@ def test_a_path_prefix_is_mapped_back(gateway, server, endpoint, reverse):
     for _ in range(5):
         stream, url = open_sse(gw)
         assert re.sub(r"^http://[^/]+", "", url).startswith("/message"), url
-        assert post(gw, url).status == 202
+        assert post_sse(gw, url).status == 202
         assert json.loads(stream.next_event()["data"])["id"] == 1
 
 
@@ -223,7 +209,7 @@ def test_a_post_for_a_stream_of_a_dead_backend_is_404(gateway, server):
     home = next(s for s in servers if s.open_streams())
     home.kill()
     assert stream.wait_end() == "broken"
-    assert_rpc_error(post(gw, url, 9), 404, 9)
+    assert_rpc_error(post_sse(gw, url, 9), 404, 9)
 
 
 def test_a_client_that_leaves_is_told_to_the_backend(gateway, server):

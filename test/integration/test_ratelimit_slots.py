@@ -130,7 +130,7 @@ def test_all_slots_are_free_after_restarts(gateway, backend, in_use, how):
         for stream in streams:
             stream.close()
     else:
-        made.process.send_signal(signal.SIGHUP)
+        made.restart()
     wait_until(lambda: count() == 0, "all slots to be free")
 
 

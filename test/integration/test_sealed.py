@@ -10,7 +10,9 @@ import pytest
 from test_members import MANAGER, set_status
 
 from harness.caching import status
-from harness.client import ACCEPT, JSON, Mcp, assert_rpc_error, basic, call
+from harness.client import (
+    ACCEPT, JSON, Mcp, assert_rpc_error, basic, call, open_sse, post_sse,
+)
 from harness.metrics import PLACES, scrape
 from harness.wait import wait_until
 
@@ -458,19 +460,6 @@ def test_a_member_that_is_gone_is_404(sealed, server):
 # HTTP+SSE
 
 
-def open_sse(gw, path="/sse", headers=()):
-    stream = gw.connect().request("GET", path, LISTEN + list(headers))
-    assert stream.status == 200
-    event = stream.next_event()
-    assert event["event"] == "endpoint"
-    return stream, event["data"]
-
-
-def post(gw, url, ident=1):
-    target = re.sub(r"^https?://[^/]+", "", url)
-    return gw.request("POST", target, [ACCEPT, JSON], json.dumps(call("whoami", ident)).encode())
-
-
 ENDPOINTS = [
     "/message?sessionId={id}",
     "/message?session_id={id}",
@@ -494,7 +483,7 @@ def test_the_posts_of_a_stream_reach_its_server_from_any_gateway(sealed, server,
         pattern = pattern.replace(r"\{id\}", r"[A-Za-z0-9_-]{30,511}")
         assert re.fullmatch(r"(http://localhost:\d+)?" + pattern, url), url
         for number, gw in enumerate(gateways):
-            assert post(gw, url, number).status == 202
+            assert post_sse(gw, url, number).status == 202
             assert json.loads(stream.next_event()["data"])["id"] == number
         stream.connection.close()
         wait_until(lambda: not any(s.open_streams() for s in servers), "the stream's end")
@@ -511,7 +500,7 @@ def test_a_path_prefix_is_mapped_as_well(sealed, server, endpoint, reverse):
     for _ in range(4):
         stream, url = open_sse(gw)
         assert re.sub(r"^http://[^/]+", "", url).startswith("/message"), url
-        assert post(gw, url).status == 202
+        assert post_sse(gw, url).status == 202
         assert json.loads(stream.next_event()["data"])["id"] == 1
 
 
@@ -522,7 +511,7 @@ def test_a_client_may_encode_the_text(sealed, server):
         stream, url = open_sse(gw)
         name, text = url.split("=")
         encoded = "".join("%%%02x" % ord(c) for c in text)
-        assert post(gw, name + "=" + encoded).status == 202
+        assert post_sse(gw, name + "=" + encoded).status == 202
         assert json.loads(stream.next_event()["data"])["id"] == 1
 
 
@@ -545,7 +534,7 @@ def test_an_id_with_any_characters_comes_back_encoded(sealed, backend, place):
     gw = sealed(b, routes=LEGACY)
     _, url = open_sse(gw)
     assert encoded not in url and set(url) <= set(string.ascii_letters + string.digits + "/?&=-_")
-    assert post(gw, url).status == 202
+    assert post_sse(gw, url).status == 202
     assert b.requests[-1].target == place % encoded
 
 
@@ -586,9 +575,9 @@ def test_a_redirect_keeps_the_text(sealed, backend):
     b = backend(script)
     gw = sealed(b, routes=LEGACY)
     _, url = open_sse(gw)
-    moved = post(gw, url)
+    moved = post_sse(gw, url)
     assert (moved.status, moved.header("Location")) == (307, url.replace("e?", "e/?"))
-    assert post(gw, moved.header("Location")).status == 202
+    assert post_sse(gw, moved.header("Location")).status == 202
     assert b.requests[-1].target == "/message/?session_id=raw1"
 
 

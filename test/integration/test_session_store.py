@@ -10,7 +10,7 @@ import time
 import pytest
 
 from harness.client import ACCEPT, JSON, Mcp, assert_rpc_error, basic, call, rpc
-from harness.redisd import FakeServer
+from harness.redisd import NONSENSE, FakeServer, answering
 from harness.wait import settles, stays, wait_until
 
 AUTH = ["AuthType Basic", 'AuthName "test"', "AuthUserFile users", "Require valid-user"]
@@ -269,16 +269,9 @@ def test_a_store_that_never_answers_costs_a_new_session_a_moment(fleet, keep):
     assert client.where()
 
 
-@pytest.mark.parametrize("reply", [
-    b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 500, b"+OK\r\n" * 50, b"$-5\r\n",
-    b"*1000000000\r\n", b""], ids=["http", "zeros", "too-many", "length", "array", "close"])
+@pytest.mark.parametrize("reply", NONSENSE.values(), ids=NONSENSE)
 def test_nonsense_for_answers_is_an_outage(fleet, keep, reply):
-    def script(sock):
-        while sock.recv(65536):
-            sock.sendall(reply)
-            if not reply:
-                return
-    fake = keep(FakeServer(script))
+    fake = keep(FakeServer(answering(reply)))
     (one,) = fleet(fake.store, 1)
     one.expect_log(DOWN)
     clients = [Mcp(one).initialize() for _ in range(6)]

@@ -88,6 +88,15 @@ def test_streams_of_calls_hold_no_thread(gateway, backend, event):
     assert [stream.finish().body for stream in streams] == [b"data: a\n\ndata: b\n\n"] * 20
 
 
+def hold_up(gw, backend, event, count=20, **arguments):
+    """Calls that all hang until the event; another request is answered meanwhile."""
+    clients = [post(gw.connect(), call("x", **arguments)) for _ in range(count)]
+    backend.wait_requests(count)
+    assert gw.request("OPTIONS", "/mcp").status == 200
+    event.set()
+    assert [client.response().finish().body for client in clients] == [b"{}"] * count
+
+
 def test_a_backend_that_sends_its_answer_slowly_holds_no_thread(gateway, backend, event):
     def script(peer):
         if peer.read_request().method == "OPTIONS":
@@ -99,11 +108,7 @@ def test_a_backend_that_sends_its_answer_slowly_holds_no_thread(gateway, backend
 
     b = backend(script)
     gw = gateway(b, threads=4)
-    clients = [post(gw.connect(), call("x")) for _ in range(20)]
-    b.wait_requests(20)
-    assert gw.request("OPTIONS", "/mcp").status == 200
-    event.set()
-    assert [client.response().finish().body for client in clients] == [b"{}"] * 20
+    hold_up(gw, b, event)
 
 
 def test_a_backend_that_stops_in_its_head_holds_no_thread(gateway, backend, event):
@@ -114,11 +119,7 @@ def test_a_backend_that_stops_in_its_head_holds_no_thread(gateway, backend, even
 
     b = backend(script)
     gw = gateway(b, threads=4)
-    clients = [post(gw.connect(), call("x")) for _ in range(20)]
-    b.wait_requests(20)
-    assert gw.request("OPTIONS", "/mcp").status == 200
-    event.set()
-    assert [client.response().finish().body for client in clients] == [b"{}"] * 20
+    hold_up(gw, b, event)
 
 
 def test_a_backend_that_does_not_read_holds_no_thread(gateway, backend, event):
@@ -130,11 +131,7 @@ def test_a_backend_that_does_not_read_holds_no_thread(gateway, backend, event):
 
     b = backend(script, send_buffer=65536)
     gw = gateway(b, threads=4, location=["MCPProxyMaxBody 20M"])
-    clients = [post(gw.connect(), call("x", blob="y" * 9_000_000)) for _ in range(8)]
-    b.wait_requests(8)
-    assert gw.request("OPTIONS", "/mcp").status == 200
-    event.set()
-    assert [client.response().finish().body for client in clients] == [b"{}"] * 8
+    hold_up(gw, b, event, count=8, blob="y" * 9_000_000)
 
 
 def test_slow_uploads_hold_no_thread(gateway, server):

@@ -7,7 +7,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { connect1, connect2, connectSse, textOf } from './lib/clients.mjs';
+import { call, connect1, connect2, connectSse } from './lib/clients.mjs';
 import { startGateway, stock } from './lib/gateway.mjs';
 import { ownerOf, soon, startServers, until } from './lib/servers.mjs';
 
@@ -17,8 +17,6 @@ const requestInit = {
 const eventSourceInit = {
     fetch: (url, init) => fetch(url, { ...init, headers: { ...init.headers, ...requestInit.headers } }),
 };
-const call = async (client, name, args = {}) =>
-    textOf(await client.callTool({ name, arguments: args }));
 
 describe('under a tool rule', { skip: stock }, () => {
     const work = fs.mkdtempSync(path.join(os.tmpdir(), 'mcp-users-'));

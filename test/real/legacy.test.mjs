@@ -4,12 +4,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { compare } from './lib/both.mjs';
-import { connectSse, textOf } from './lib/clients.mjs';
+import { call, connectSse } from './lib/clients.mjs';
 import { stock } from './lib/gateway.mjs';
 import { ownerOf, soon, until } from './lib/servers.mjs';
-
-const call = async (client, name, args = {}, ...rest) =>
-    textOf(await client.callTool({ name, arguments: args }, undefined, ...rest));
 
 // The session is a part of the endpoint that the client was told, in one form or another.
 function sessionOf(client) {

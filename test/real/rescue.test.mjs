@@ -4,41 +4,23 @@
 // answered, announcements on the standing stream that it has had from the beginning.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { connect1, connect2, textOf } from './lib/clients.mjs';
+import { call, connect1, connect2 } from './lib/clients.mjs';
 import { startGateway, stock } from './lib/gateway.mjs';
-import { soon, start, startServers, stop, until } from './lib/servers.mjs';
-
-const call = async (client, name, args = {}) =>
-    textOf(await client.callTool({ name, arguments: args }));
+import { soon, startServers, until } from './lib/servers.mjs';
+import { keysIn, startRedis } from './lib/stores.mjs';
 
 const whereOf = async client => (await call(client, 'whoami')).split(' ')[0];
 
-function keyIn(work) {
-    const key = path.join(work, 'key');
-    fs.writeFileSync(key, `${randomBytes(32).toString('base64')}\n`, { mode: 0o600 });
-    return `MCPProxySessionKey file:${key}`;
-}
-
 const stores = {
     table: () => [],
-    sealed: work => ['MCPProxyAffinity sealed', keyIn(work)],
-    redis: work => [keyIn(work), `MCPProxySessionStore redis+unix:${work}/socket?db=0`],
+    sealed: work => ['MCPProxyAffinity sealed', keysIn(work)],
+    redis: (work, redis) => [keysIn(work), `MCPProxySessionStore ${redis.url}`],
 };
 const withRedis = spawnSync('redis-server', ['--version']).status === 0;
-
-// In a folder of its own, which httpd's children may enter.
-async function startRedis(work) {
-    fs.chmodSync(work, 0o755);
-    const child = start('redis-server', ['--port', '0', '--unixsocket', `${work}/socket`,
-        '--unixsocketperm', '777', '--save', '', '--dir', work], { stdio: 'ignore' });
-    await until(() => fs.existsSync(`${work}/socket`), 'redis-server listens');
-    return child;
-}
 
 for (const [name, directives] of Object.entries(stores)) {
     describe(`rescue, ${name}`, { skip: stock || (name === 'redis' && !withRedis) }, () => {
@@ -54,7 +36,7 @@ for (const [name, directives] of Object.entries(stores)) {
                 // A member that is back is used again at once.
                 balancers: [{ name: 'mcp', servers }],
                 locations: [{ path: '/mcp', to: 'balancer://mcp/mcp' }],
-                directives: ['MCPProxyRescue On', ...directives(work)],
+                directives: ['MCPProxyRescue On', ...directives(work, redis)],
             });
             gateway.expect(/MCP204[256]/, /AH01170/);
         });
@@ -63,8 +45,7 @@ for (const [name, directives] of Object.entries(stores)) {
                 await gateway?.stop();
             } finally {
                 await Promise.all((servers ?? []).map(server => server.stop()));
-                if (redis)
-                    await stop(redis);
+                await redis?.stop();
                 fs.rmSync(work, { recursive: true });
             }
         });

@@ -2,52 +2,36 @@
 // Real clients that call all the time and hold their streams while the gateway restarts and its
 // children are killed: no call fails, nobody begins a session anew, and streams come back.
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { connect1, connect2, textOf } from './lib/clients.mjs';
+import { call, connect1, connect2 } from './lib/clients.mjs';
 import { startGateway, stock } from './lib/gateway.mjs';
-import { freePort, soon, start, startServers, until } from './lib/servers.mjs';
+import { soon, startServers, until } from './lib/servers.mjs';
+import { keysIn, startRedis } from './lib/stores.mjs';
 
 const CLIENTS = 12;
 const drain = 'MCPProxyDrainTimeout 2s';
 
-function keyFile() {
-    const file = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'mcp-key-')), 'keys');
-    fs.writeFileSync(file, `${randomBytes(32).toString('base64')}\n`, { mode: 0o600 });
-    return file;
-}
-
-// A Redis of its own, as long as this process lives.
-async function redis() {
-    const port = await freePort();
-    const server = start('redis-server', ['--port', port, '--bind', '127.0.0.1', '--save', '',
-        '--appendonly', 'no'], { stdio: ['ignore', 'pipe', 'ignore'] });
-    let said = '';
-    server.stdout.on('data', (part) => { said += part; });
-    await until(() => said.includes('Ready to accept'), 'Redis is ready');
-    server.unref();
-    server.stdout.unref();
-    return `redis://127.0.0.1:${port}/1`;
-}
-
 const affinities = {
     table: () => [],
-    sealed: () => ['MCPProxyAffinity sealed', `MCPProxySessionKey file:${keyFile()}`],
-    redis: async () => [`MCPProxySessionStore ${await redis()}`],
+    sealed: work => ['MCPProxyAffinity sealed', keysIn(work)],
+    redis: (work, redis) => [`MCPProxySessionStore ${redis.url}`],
 };
 
 // Servers and a gateway in front of them, for the tests of one describe().
-function stage(kind, settings, paths, directives = () => []) {
+function stage(kind, settings, affinity) {
+    const work = fs.mkdtempSync(path.join(os.tmpdir(), 'mcp-restarts-'));
     const world = {};
+    let redis;
     before(async () => {
+        redis = affinity === 'redis' ? await startRedis(work) : undefined;
         world.servers = await startServers(['a', 'b', 'c'], kind, settings);
         world.gateway = await startGateway({
             balancers: [{ name: 'mcp', servers: world.servers }],
-            locations: paths.map(at => ({ path: at, to: `balancer://mcp${at}` })),
-            directives: [drain, ...await directives()],
+            locations: [{ path: '/mcp', to: 'balancer://mcp/mcp' }],
+            directives: [drain, ...affinities[affinity](work, redis)],
         });
         // Redis has 25 ms to answer, on whatever machine this is: what then happens is tested too.
         world.gateway.expect(/MCP210[0-9]/);
@@ -57,13 +41,12 @@ function stage(kind, settings, paths, directives = () => []) {
             await world.gateway?.stop();
         } finally {
             await Promise.all((world.servers ?? []).map(server => server.stop()));
+            await redis?.stop();
+            fs.rmSync(work, { recursive: true });
         }
     });
     return world;
 }
-
-const echo = async (client, text) =>
-    textOf(await client.callTool({ name: 'echo', arguments: { text } }));
 
 // Calls one after the other, with pauses of all lengths, until stop(), which says what failed.
 function callSteadily(clients) {
@@ -74,7 +57,7 @@ function callSteadily(clients) {
         for (let i = 0; !over; i++) {
             const text = `${number}/${i}`;
             try {
-                assert.equal(await echo(client, text), text);
+                assert.equal(await call(client, 'echo', { text }), text);
                 count++;
             } catch (error) {
                 failed.push(`${text}: ${error.message} ${error.cause?.message ?? ''}`);
@@ -102,7 +85,7 @@ async function allStanding(world, clients) {
 
 async function hearAnnouncements(clients, text) {
     for (const client of clients)
-        await client.callTool({ name: 'announce', arguments: { text } });
+        await call(client, 'announce', { text });
     await until(() => clients.every(client => client.heard.includes(text)), `all hear ${text}`);
 }
 
@@ -115,11 +98,11 @@ async function withClients(connect, use) {
     }
 }
 
-for (const [name, directives] of Object.entries(affinities)) {
+for (const affinity of Object.keys(affinities)) {
     for (const settings of [{ resumable: true, retry: 20 }, {}]) {
         const kind = settings.resumable ? 'resumable' : 'plain';
-        describe(`sessions, ${name}, ${kind}`, { skip: stock }, () => {
-            const world = stage('sessions', settings, ['/mcp'], directives);
+        describe(`sessions, ${affinity}, ${kind}`, { skip: stock }, () => {
+            const world = stage('sessions', settings, affinity);
             const connect = () => connect1(world.gateway.url('/mcp'));
 
             test('a graceful restart is not noticed', () => withClients(connect, async (clients) => {
@@ -151,7 +134,7 @@ for (const [name, directives] of Object.entries(affinities)) {
 }
 
 describe('stateless', { skip: stock }, () => {
-    const world = stage('stateless', {}, ['/mcp']);
+    const world = stage('stateless', {}, 'table');
 
     test('a graceful restart ends subscriptions gracefully and fails no call', () =>
         withClients(() => connect2(world.gateway.url('/mcp')), async (clients) => {

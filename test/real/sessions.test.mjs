@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { compare } from './lib/both.mjs';
-import { connect1, textOf } from './lib/clients.mjs';
+import { call, connect1 } from './lib/clients.mjs';
 import { stock } from './lib/gateway.mjs';
 import { ownerOf, soon, until } from './lib/servers.mjs';
 
@@ -31,9 +31,6 @@ async function withClient(target, use) {
         await client.close();
     }
 }
-
-const call = async (client, name, args = {}, ...rest) =>
-    textOf(await client.callTool({ name, arguments: args }, undefined, ...rest));
 
 both('initialize, lists, resources, prompts and a call', target => withClient(target,
     async client => ({

@@ -7,7 +7,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Agent, fetch as anyFetch } from 'undici';
-import { connect1, connect2, connectSse, textOf } from './lib/clients.mjs';
+import { call, connect1, connect2, connectSse, textOf } from './lib/clients.mjs';
 import { makeCertificate, startGateway, stock } from './lib/gateway.mjs';
 import { ownerOf, soon, startServers, until } from './lib/servers.mjs';
 
@@ -41,9 +41,6 @@ function startVariant(servers, setup) {
         locations: kinds.flatMap(name => places[name]), ...setup,
     });
 }
-
-const call = async (client, name, args = {}, ...rest) =>
-    textOf(await client.callTool({ name, arguments: args }, undefined, ...rest));
 
 // Progress in lock-step, a request from server to client, and a standing stream: what breaks
 // first where a connection is served differently.

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "run_suite.h"
+
 #define SECOND APR_USEC_PER_SEC
 #define TTL (100 * SECOND)
 #define START (1000 * SECOND)
@@ -57,14 +59,16 @@ static inline mcp_session_key_t key(unsigned session, unsigned owner)
     return made;
 }
 
-static inline apr_status_t learn(unsigned session, unsigned owner, apr_uint64_t member, apr_time_t now)
+static inline apr_status_t learn(unsigned session, unsigned owner, apr_uint64_t member,
+                                 apr_time_t now)
 {
     const mcp_session_key_t made = key(session, owner);
 
     return mcp_session_learn(table, &made, member, now);
 }
 
-static inline apr_status_t find(unsigned session, unsigned owner, apr_time_t now, apr_uint64_t *member)
+static inline apr_status_t find(unsigned session, unsigned owner, apr_time_t now,
+                                apr_uint64_t *member)
 {
     const mcp_session_key_t made = key(session, owner);
 
@@ -115,17 +119,6 @@ static inline void add_case(Suite *suite, const char *name, void (*add)(TCase *t
     tcase_set_timeout(tc, 120);
     add(tc);
     suite_add_tcase(suite, tc);
-}
-
-static inline int run_suite(Suite *suite)
-{
-    SRunner *runner = srunner_create(suite);
-    int failed;
-
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 #endif

@@ -1,33 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What test_mcp_cache_shm does not see of the store below it: steps that look first, and removal. */
+/* What test_mcp_cache_shm does not see of the store below: steps that look first, and removal. */
 #include "mcp_blobs.h"
 
 #include <sys/mman.h>
 
 #include "cache_fixture.h"
-#include "mcp_clock.h"
 
 #define SIZE (1024 * 1024)
-#define START apr_time_from_sec(1000)
 #define MINUTE apr_time_from_sec(60)
 
 static mcp_blobs_t *blobs;
-static void *memory;
 
 static void make_store(void)
 {
-    make_pool();
-    memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    ck_assert_ptr_ne(memory, MAP_FAILED);
+    make_memory(SIZE);
     blobs = mcp_blobs_init(memory, SIZE, 1000);
-    mcp_clock_set(START);
-}
-
-static void drop_store(void)
-{
-    mcp_clock_set(0);
-    munmap(memory, SIZE);
-    drop_pool();
 }
 
 static const unsigned char *digest_of(unsigned number)
@@ -159,7 +146,8 @@ START_TEST(holds_as_many_small_values_as_its_size_says)
         put(i, text);
     }
     mcp_blobs_usage(blobs, &entries, &bytes);
-    ck_assert_msg(entries >= SIZE / MCP_BLOBS_EACH, "%d of %d", (int)entries, SIZE / MCP_BLOBS_EACH);
+    ck_assert_msg(entries >= SIZE / MCP_BLOBS_EACH, "%d of %d", (int)entries,
+                  SIZE / MCP_BLOBS_EACH);
 }
 END_TEST
 
@@ -168,8 +156,7 @@ int main(void)
     TCase *store = tcase_create("store");
     Suite *suite = suite_create("mcp_blobs");
 
-    apr_initialize();
-    tcase_add_checked_fixture(store, make_store, drop_store);
+    tcase_add_checked_fixture(store, make_store, drop_memory);
     tcase_add_test(store, a_place_that_is_taken_is_not_given_twice);
     tcase_add_test(store, values_of_several_blocks_are_compared_whole);
     tcase_add_test(store, removes_only_what_is_meant);

@@ -276,7 +276,6 @@ int main(void)
     TCase *answers = tcase_create("answers");
     Suite *suite = suite_create("mcp_cache_capture");
 
-    apr_initialize();
     tcase_add_checked_fixture(answers, make_pool, drop_pool);
     tcase_set_timeout(answers, 60);
     tcase_add_loop_test(answers, judges_a_json_body, 0, sizeof(json_cases) / sizeof(*json_cases));

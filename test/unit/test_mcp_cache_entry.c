@@ -128,7 +128,6 @@ int main(void)
     TCase *entries = tcase_create("entries");
     Suite *suite = suite_create("mcp_cache_entry");
 
-    apr_initialize();
     tcase_add_checked_fixture(entries, make_pool, drop_pool);
     tcase_add_test(entries, comes_back_as_it_was);
     tcase_add_test(entries, is_not_another_keys_answer);

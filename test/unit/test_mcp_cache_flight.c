@@ -2,31 +2,17 @@
 /* Equal misses: one leads, the others wait, and a leader that fails or dies is followed. */
 #include "mcp_cache_flight.h"
 
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "cache_fixture.h"
-#include "mcp_clock.h"
-
-#define START apr_time_from_sec(1000)
 
 static mcp_cache_flights_t *flights;
 
 static void make_table(void)
 {
-    void *memory = mmap(NULL, mcp_cache_flight_size(), PROT_READ | PROT_WRITE,
-                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-    ck_assert_ptr_ne(memory, MAP_FAILED);
+    make_memory(mcp_cache_flight_size());
     flights = mcp_cache_flight_init(memory);
-    mcp_clock_set(START);
-}
-
-static void drop_table(void)
-{
-    munmap(flights, mcp_cache_flight_size());
-    mcp_clock_set(0);
 }
 
 static const unsigned char *digest_of(unsigned number)
@@ -158,8 +144,7 @@ int main(void)
     TCase *table = tcase_create("flights");
     Suite *suite = suite_create("mcp_cache_flight");
 
-    apr_initialize();
-    tcase_add_checked_fixture(table, make_table, drop_table);
+    tcase_add_checked_fixture(table, make_table, drop_memory);
     tcase_add_test(table, one_leads_and_the_others_wait);
     tcase_add_test(table, after_a_landing_the_next_leads_again);
     tcase_add_test(table, after_an_answer_that_may_not_be_stored_nobody_waits_for_a_while);

@@ -145,7 +145,8 @@ static void write_string(char **at, unsigned number, unsigned *style)
 
 static void write_object(char **at, unsigned *value, unsigned *style, int depth)
 {
-    int members = (int)(next(value) % 5), first = members ? (int)(next(style) % (unsigned)members) : 0;
+    int members = (int)(next(value) % 5);
+    int first = members ? (int)(next(style) % (unsigned)members) : 0;
     unsigned seeds[5];
     int i;
 
@@ -210,7 +211,8 @@ START_TEST(does_not_see_order_space_or_escapes)
     unsigned round;
 
     for (round = 1; round <= ROUNDS; round++) {
-        const char *one = text_of(buf, round, 2 * round), *other = text_of(buf, round, 2 * round + 1);
+        const char *one = text_of(buf, round, 2 * round);
+        const char *other = text_of(buf, round, 2 * round + 1);
 
         ck_assert_ptr_nonnull(one);
         ck_assert_str_eq(one, other);
@@ -257,7 +259,6 @@ int main(void)
     TCase *canon = tcase_create("canonical"), *walk = tcase_create("walk");
     Suite *suite = suite_create("mcp_cache_json");
 
-    apr_initialize();
     tcase_add_checked_fixture(canon, make_pool, drop_pool);
     tcase_add_checked_fixture(walk, make_pool, drop_pool);
     tcase_set_timeout(canon, 60);

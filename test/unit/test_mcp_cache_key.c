@@ -84,7 +84,8 @@ START_TEST(meta_does_not_count_but_capabilities_do)
     ck_assert_str_eq(of_params("{\"arguments\":{\"x\":1},\"_meta\":{\"progressToken\":7},"
                                "\"name\":\"t\"}"), plain);
     ck_assert_str_ne(of_params("{\"name\":\"t\",\"arguments\":{\"x\":1},\"_meta\":{\"io."
-                               "modelcontextprotocol/clientCapabilities\":{\"roots\":{}}}}"), plain);
+                               "modelcontextprotocol/clientCapabilities\":{\"roots\":{}}}}"),
+                     plain);
 }
 END_TEST
 
@@ -137,7 +138,6 @@ int main(void)
     TCase *keys = tcase_create("keys");
     Suite *suite = suite_create("mcp_cache_key");
 
-    apr_initialize();
     tcase_add_checked_fixture(keys, make_pool, drop_pool);
     tcase_add_test(keys, each_part_moves_the_digest);
     tcase_add_test(keys, a_part_cannot_reach_into_the_next);

@@ -4,35 +4,21 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "cache_fixture.h"
-#include "mcp_clock.h"
 
 #define SIZE (2 * 1024 * 1024)
-#define START apr_time_from_sec(1000)
 #define MINUTE apr_time_from_sec(60)
 #define KEYS 200
 
 static mcp_cache_shm_t *shm;
-static void *memory;
 
 static void make_store(void)
 {
-    make_pool();
-    memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    ck_assert_ptr_ne(memory, MAP_FAILED);
+    make_memory(SIZE);
     shm = mcp_cache_shm_init(memory, SIZE, 1000);
-    mcp_clock_set(START);
-}
-
-static void drop_store(void)
-{
-    mcp_clock_set(0);
-    munmap(memory, SIZE);
-    drop_pool();
 }
 
 static const unsigned char *digest_of(unsigned number)
@@ -246,8 +232,7 @@ int main(void)
     TCase *store = tcase_create("store");
     Suite *suite = suite_create("mcp_cache_shm");
 
-    apr_initialize();
-    tcase_add_checked_fixture(store, make_store, drop_store);
+    tcase_add_checked_fixture(store, make_store, drop_memory);
     tcase_set_timeout(store, 120);
     tcase_add_test(store, keeps_bytes_of_any_length_as_they_are);
     tcase_add_test(store, forgets_when_the_time_is_up);

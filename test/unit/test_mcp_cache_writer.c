@@ -46,7 +46,7 @@ START_TEST(does_all_jobs_in_order_before_it_ends)
     int i;
 
     apr_pool_create(&p, pool);
-    writer = mcp_cache_writer_create(&options, p);
+    writer = mcp_cache_writer_create(&options, 1, p);
     ck_assert_ptr_nonnull(writer);
     for (i = 0; i < JOBS; i++) {
         ck_assert(post(writer, i, 1));
@@ -62,7 +62,7 @@ END_TEST
 START_TEST(refuses_more_than_its_bounds)
 {
     mcp_cache_writer_options_t options = {1000, 5, NULL, NULL};
-    mcp_cache_writer_t *writer = mcp_cache_writer_create(&options, pool);
+    mcp_cache_writer_t *writer = mcp_cache_writer_create(&options, 1, pool);
     int i, taken = 0;
 
     pthread_mutex_lock(&gate); /* one job may be under way, and waits here */
@@ -80,7 +80,6 @@ int main(void)
     TCase *writer = tcase_create("writer");
     Suite *suite = suite_create("mcp_cache_writer");
 
-    apr_initialize();
     tcase_add_checked_fixture(writer, make_pool, drop_pool);
     tcase_add_test(writer, does_all_jobs_in_order_before_it_ends);
     tcase_add_test(writer, refuses_more_than_its_bounds);

@@ -9,6 +9,8 @@
 #include <apr_general.h>
 #include <apr_strings.h>
 
+#include "run_suite.h"
+
 static apr_pool_t *pool;
 
 static void open_pool(void)
@@ -502,14 +504,8 @@ static TCase *body_case(void)
 int main(void)
 {
     Suite *suite = suite_create("mcp_http");
-    SRunner *runner;
-    int failed;
 
     suite_add_tcase(suite, head_case());
     suite_add_tcase(suite, body_case());
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "mcp_clock.h"
+#include "run_suite.h"
 
 #define THREADS 4
 #define PAIRS 32
@@ -265,8 +266,6 @@ int main(void)
 {
     Suite *suite = suite_create("mcp_httpd_crew");
     TCase *tc = tcase_create("crew");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tc, open_crew, close_crew);
     tcase_set_timeout(tc, 60);
@@ -277,9 +276,5 @@ int main(void)
     tcase_add_test(tc, a_hurry_ends_the_waits_that_may_now_and_later);
     tcase_add_test(tc, a_hurry_lets_a_wait_last_for_its_grace);
     suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

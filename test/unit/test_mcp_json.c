@@ -13,6 +13,7 @@
 #include <apr_strings.h>
 
 #include "mcp_json.h"
+#include "run_suite.h"
 
 static apr_pool_t *pool;
 
@@ -231,10 +232,7 @@ int main(void)
 {
     TCase *tcase = tcase_create("reader");
     Suite *suite = suite_create("mcp_json");
-    SRunner *runner;
-    int failed;
 
-    apr_initialize();
     tcase_add_checked_fixture(tcase, make_pool, drop_pool);
     tcase_add_loop_test(tcase, nests_as_deep_as_promised_and_no_deeper, 0,
                         sizeof(depth_cases) / sizeof(*depth_cases));
@@ -245,10 +243,5 @@ int main(void)
     tcase_add_test(tcase, decodes_a_string_with_its_length);
     tcase_add_test(tcase, refuses_to_read_what_is_not_there);
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    apr_terminate();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

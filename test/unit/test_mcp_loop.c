@@ -11,6 +11,8 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 
+#include "run_suite.h"
+
 static mcp_loop_t *loop;
 static int pipes[8][2];
 static int calls;
@@ -492,14 +494,8 @@ static void add_case(Suite *suite, const char *name, void (*add)(TCase *tc))
 int main(void)
 {
     Suite *suite = suite_create("mcp_loop");
-    SRunner *runner;
-    int failed;
 
     add_case(suite, "watches", add_watch_tests);
     add_case(suite, "posts", add_post_tests);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

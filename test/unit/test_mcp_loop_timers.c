@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "run_suite.h"
+
 #define TIMERS 20000
 
 typedef struct sequence_t {
@@ -197,8 +199,6 @@ int main(void)
 {
     Suite *suite = suite_create("mcp_loop_timers");
     TCase *tc = tcase_create("timers");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tc, open_loop, close_loop);
     tcase_set_timeout(tc, 60);
@@ -209,9 +209,5 @@ int main(void)
     tcase_add_test(tc, test_idle_loop_wakes_for_a_timer_on_the_real_clock);
     tcase_add_test(tc, test_many_timers_run_each_once_in_order_and_stopped_ones_never);
     suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "run_suite.h"
+
 static mcp_session_key_t session(char id, char owner)
 {
     mcp_session_key_t key;
@@ -82,15 +84,10 @@ int main(void)
 {
     Suite *suite = suite_create("far_value");
     TCase *tc = tcase_create("far_value");
-    SRunner *runner = srunner_create(suite);
-    int failed;
 
     tcase_add_test(tc, a_session_has_one_key_and_its_value_is_read_back);
     tcase_add_test(tc, what_is_no_value_is_no_session);
     tcase_add_test(tc, a_member_has_a_name_that_fits);
     suite_add_tcase(suite, tc);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The last minutes: steps between counters, quantiles of buckets, and a ring that has gone round. */
+/* The last minutes: steps between counters, quantiles of buckets, and a ring that
+ * has gone round. */
 #include <math.h>
 #include <stdlib.h>
 
 #include <check.h>
 
 #include "mcp_proxy_history.h"
+#include "run_suite.h"
 
 #define SECOND APR_USEC_PER_SEC
 #define START (1000 * SECOND)
@@ -112,8 +114,6 @@ int main(void)
 {
     TCase *tcase = tcase_create("history");
     Suite *suite = suite_create("mcp_proxy_history");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, an_empty_one_has_no_steps);
@@ -122,9 +122,5 @@ int main(void)
     tcase_add_test(tcase, the_oldest_points_make_room);
     tcase_add_test(tcase, a_quantile_lies_in_its_bucket);
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

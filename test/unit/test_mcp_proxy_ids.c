@@ -8,6 +8,7 @@
 #include <apr_strings.h>
 
 #include "mcp_proxy_ids.h"
+#include "run_suite.h"
 
 static apr_pool_t *pool;
 
@@ -169,10 +170,7 @@ int main(void)
 {
     Suite *suite = suite_create("mcp_proxy_ids");
     TCase *tc = tcase_create("places");
-    SRunner *runner;
-    int failed;
 
-    apr_initialize();
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, every_id_is_found, 0,
                         (int)(sizeof(place_cases) / sizeof(*place_cases)));
@@ -182,10 +180,5 @@ int main(void)
     tcase_add_test(tc, segments_that_move_the_end_of_a_path_are_seen);
     tcase_add_test(tc, a_word_is_no_likely_id);
     suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    apr_terminate();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

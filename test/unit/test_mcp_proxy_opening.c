@@ -90,7 +90,6 @@ int main(void)
     TCase *tests = tcase_create("opening");
     Suite *suite = suite_create("mcp_proxy_opening");
 
-    apr_initialize();
     tcase_add_checked_fixture(tests, make_pool, drop_pool);
     tcase_add_loop_test(tests, an_answer_is_told_from_everything_else, 0,
                         (int)(sizeof(answers) / sizeof(*answers)));

@@ -57,7 +57,8 @@ END_TEST
 
 START_TEST(a_record_of_another_session_owner_or_kind_does_not_open)
 {
-    mcp_session_key_t key = session('a', 'o'), other = session('b', 'o'), foreign = session('a', 'x');
+    mcp_session_key_t key = session('a', 'o'), other = session('b', 'o');
+    mcp_session_key_t foreign = session('a', 'x');
     mcp_span_t sealed = encrypted(&key, MCP_RECORD_PARAMS, PARAMS);
 
     ck_assert(!opens(&other, MCP_RECORD_PARAMS, sealed));
@@ -156,7 +157,6 @@ int main(void)
     TCase *record = tcase_create("record");
     Suite *suite = suite_create("mcp_proxy_record");
 
-    apr_initialize();
     tcase_add_checked_fixture(record, make_keys, drop_pool);
     tcase_add_test(record, what_was_encrypted_is_read_back_and_stands_nowhere_in_the_clear);
     tcase_add_test(record, a_record_of_another_session_owner_or_kind_does_not_open);

@@ -9,6 +9,7 @@
 #include <check.h>
 
 #include "mcp_proxy_registry.h"
+#include "run_suite.h"
 
 #define SLOTS 64
 #define ROUNDS 2000000
@@ -242,8 +243,6 @@ int main(void)
 {
     TCase *tcase = tcase_create("registry");
     Suite *suite = suite_create("mcp_proxy_registry");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, a_stream_is_seen_from_its_opening_to_its_close);
@@ -254,9 +253,5 @@ int main(void)
     tcase_add_test(tcase, what_a_dead_process_had_comes_free);
     tcase_add_test(tcase, a_reader_never_sees_two_streams_in_one);
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -2,43 +2,29 @@
 /* Records of sessions in shared memory: one rescuer at a time, and what it finds and leaves. */
 #include "mcp_proxy_rescue_store.h"
 
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "cache_fixture.h"
-#include "mcp_clock.h"
 
 #define ENTRIES 500
 #define TTL apr_time_from_sec(100)
 #define LIFE apr_time_from_sec(30)
-#define START apr_time_from_sec(1000)
 #define PARAMS "{\"clientInfo\":{\"name\":\"x\"}}"
 
 static mcp_record_keys_t keys;
 static mcp_rescue_store_t store = { .keys = &keys, .ttl = TTL };
 static mcp_session_key_t key;
-static void *memory;
 
 static void make_store(void)
 {
     apr_size_t size = mcp_rescue_store_size(ENTRIES);
 
-    make_pool();
+    make_memory(size);
     memset(&keys, 0, sizeof(keys));
     mcp_record_add_key(&keys, "secret", 6);
-    memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    ck_assert_ptr_ne(memory, MAP_FAILED);
     store.near = mcp_blobs_init(memory, size, MCP_RECORD_MAX_PARAMS);
     memset(&key, 'k', sizeof(key));
-    mcp_clock_set(START);
-}
-
-static void drop_store(void)
-{
-    mcp_clock_set(0);
-    munmap(memory, mcp_rescue_store_size(ENTRIES));
-    drop_pool();
 }
 
 static apr_status_t remember(void)
@@ -258,8 +244,7 @@ int main(void)
     TCase *tests = tcase_create("store");
     Suite *suite = suite_create("mcp_proxy_rescue_store");
 
-    apr_initialize();
-    tcase_add_checked_fixture(tests, make_store, drop_store);
+    tcase_add_checked_fixture(tests, make_store, drop_memory);
     tcase_add_test(tests, a_rescue_starts_from_the_clients_own_parameters);
     tcase_add_test(tests, only_one_rescues_and_the_others_see_what_came_of_it);
     tcase_add_test(tests, a_rescue_that_failed_leaves_nothing_behind);

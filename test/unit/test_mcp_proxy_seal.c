@@ -13,6 +13,7 @@
 #include <apr_strings.h>
 
 #include "mcp_proxy_seal.h"
+#include "run_suite.h"
 
 #define SCOPE "balancer://mcp"
 #define ALICE "localhost:80:test:alice"
@@ -343,10 +344,7 @@ int main(void)
 {
     Suite *suite = suite_create("mcp_proxy_seal");
     TCase *texts = make_case("texts"), *files = make_case("files");
-    SRunner *runner;
-    int failed;
 
-    apr_initialize();
     tcase_add_loop_test(texts, the_format_does_not_change, 0,
                         (int)(sizeof(golden_cases) / sizeof(*golden_cases)));
     tcase_add_test(texts, what_is_sealed_opens_whatever_its_length);
@@ -363,10 +361,5 @@ int main(void)
     tcase_add_test(files, what_is_no_file_is_refused);
     suite_add_tcase(suite, texts);
     suite_add_tcase(suite, files);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    apr_terminate();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

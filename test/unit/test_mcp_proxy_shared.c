@@ -7,6 +7,7 @@
 
 #include "mcp_proxy_label.h"
 #include "mcp_proxy_shared.h"
+#include "run_suite.h"
 
 static mcp_shared_t *shared;
 
@@ -163,8 +164,6 @@ int main(void)
 {
     TCase *tcase = tcase_create("shared");
     Suite *suite = suite_create("mcp_proxy_shared");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, a_buried_child_takes_its_gauges_and_leaves_its_counters);
@@ -174,9 +173,5 @@ int main(void)
     tcase_add_test(tcase, members_keep_their_slots);
     tcase_add_test(tcase, labels_are_a_closed_set);
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -20,8 +20,8 @@ static const list_t lists[] = {
     { ANSWER("[{\"name\":\"a\",\"annotations\":{\"readOnlyHint\":false}}]"), 0, "a " },
     { ANSWER("[{\"name\":\"a\",\"annotations\":{\"readOnlyHint\":\"true\"}}]"), 0, "a " },
     { ANSWER("[{\"name\":\"a\",\"annotations\":true}]"), 0, "a " },
-    { ANSWER("[{\"name\":\"a\",\"annotations\":{\"readOnlyHint\":false,\"readOnlyHint\":true}}]"), 0,
-      "a " },
+    { ANSWER("[{\"name\":\"a\",\"annotations\":{\"readOnlyHint\":false,"
+             "\"readOnlyHint\":true}}]"), 0, "a " },
     { ANSWER("[{\"name\":1},3,[],{\"name\":\"b\"}]"), 0, "b " },
     { ANSWER("[]"), 0, "" },
     { ANSWER("{}"), 0, "" },
@@ -71,7 +71,6 @@ int main(void)
     TCase *tests = tcase_create("tools");
     Suite *suite = suite_create("mcp_proxy_tools");
 
-    apr_initialize();
     tcase_add_checked_fixture(tests, make_pool, drop_pool);
     tcase_add_loop_test(tests, a_tool_only_reads_if_its_server_says_so, 0,
                         (int)(sizeof(lists) / sizeof(*lists)));

@@ -16,8 +16,10 @@
 #include "mcp_clock.h"
 #include "mcp_redis.h"
 #include "mcp_store_url.h"
+#include "run_suite.h"
 
-#define HELLO "+OK\r\n$62\r\nrun_id:abcdef\r\nserver_time_usec:5000000\r\nuptime_in_seconds:2\r\n\r\n"
+#define HELLO \
+    "+OK\r\n$62\r\nrun_id:abcdef\r\nserver_time_usec:5000000\r\nuptime_in_seconds:2\r\n\r\n"
 
 /* What the server sends, one step per read; NULL ends the connection, "!" stays silent. */
 static const char *const *script;
@@ -204,7 +206,8 @@ START_TEST(an_unknown_script_is_sent_whole_in_the_same_connection)
     script = steps;
     mcp_redis_script_init(&lua, "return 5");
     ck_assert_str_eq(lua.sha, "4ca238f611c9d0ae4e9a75a5dbac22aedc379801");
-    ck_assert_int_eq(mcp_redis_run(redis, c, 2, mcp_clock_now() + APR_USEC_PER_SEC, NULL), APR_SUCCESS);
+    ck_assert_int_eq(mcp_redis_run(redis, c, 2, mcp_clock_now() + APR_USEC_PER_SEC, NULL),
+                     APR_SUCCESS);
     ck_assert_int_eq(c[0].reply->integer, 5);
     ck_assert_int_eq(c[1].reply->integer, 7);
     mcp_redis_free_replies(c, 2);
@@ -378,8 +381,6 @@ int main(void)
 {
     TCase *tcase = tcase_create("redis");
     Suite *suite = suite_create("mcp_redis");
-    SRunner *runner;
-    int failed;
 
     tcase_set_timeout(tcase, 60);
     tcase_add_checked_fixture(tcase, setup, teardown);
@@ -395,9 +396,5 @@ int main(void)
     tcase_add_loop_test(tcase, reads_the_address_of_a_store_whole_or_not_at_all, 0,
                         sizeof(urls) / sizeof(*urls));
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -5,6 +5,7 @@
 #include <check.h>
 
 #include "mcp_rl_bucket.h"
+#include "run_suite.h"
 
 #define SECOND APR_USEC_PER_SEC
 #define START (SECOND * 1000)
@@ -144,8 +145,7 @@ int main(void)
 {
     TCase *tcase = tcase_create("bucket");
     Suite *suite = suite_create("mcp_rl_bucket");
-    SRunner *runner;
-    int failed, n = sizeof(shapes) / sizeof(*shapes);
+    int n = sizeof(shapes) / sizeof(*shapes);
 
     tcase_add_loop_test(tcase, gives_out_no_more_than_refill_and_capacity, 0, n);
     tcase_add_loop_test(tcase, admits_after_the_wait_it_told_and_not_much_earlier, 0, n);
@@ -154,9 +154,5 @@ int main(void)
     tcase_add_test(tcase, what_costs_more_than_the_capacity_never_passes);
     tcase_add_test(tcase, a_clock_that_went_back_gives_nothing_out);
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

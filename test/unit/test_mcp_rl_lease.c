@@ -11,6 +11,7 @@
 
 #include "mcp_rl_deny.h"
 #include "mcp_rl_lease.h"
+#include "run_suite.h"
 
 #define ROWS 64
 #define SECOND APR_USEC_PER_SEC
@@ -250,8 +251,6 @@ int main(void)
 {
     TCase *tcase = tcase_create("lease");
     Suite *suite = suite_create("mcp_rl_lease");
-    SRunner *runner;
-    int failed;
 
     tcase_set_timeout(tcase, 60);
     tcase_add_checked_fixture(tcase, setup, NULL);
@@ -265,9 +264,5 @@ int main(void)
     tcase_add_test(tcase, a_refusal_is_known_until_its_time_is_up);
     tcase_add_test(tcase, a_refused_stream_asks_again_soon_and_at_once_when_one_ended_here);
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -10,6 +10,7 @@
 #include <check.h>
 
 #include "mcp_rl_shm.h"
+#include "run_suite.h"
 
 #define SECOND APR_USEC_PER_SEC
 #define START (SECOND * 1000)
@@ -194,8 +195,6 @@ int main(void)
 {
     TCase *tcase = tcase_create("shm");
     Suite *suite = suite_create("mcp_rl_shm");
-    SRunner *runner;
-    int failed;
 
     tcase_set_timeout(tcase, 60);
     tcase_add_checked_fixture(tcase, setup, NULL);
@@ -206,9 +205,5 @@ int main(void)
     tcase_add_test(tcase, a_table_of_refusals_says_that_it_is_full);
     tcase_add_test(tcase, processes_share_one_bucket_and_may_die_at_any_point);
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -5,6 +5,7 @@
 #include <check.h>
 
 #include "mcp_rl_window.h"
+#include "run_suite.h"
 
 #define SECOND APR_USEC_PER_SEC
 #define START (SECOND * 1000)
@@ -167,8 +168,6 @@ int main(void)
 {
     TCase *tcase = tcase_create("window");
     Suite *suite = suite_create("mcp_rl_window");
-    SRunner *runner;
-    int failed;
 
     tcase_add_test(tcase, a_fixed_window_admits_n_until_it_ends);
     tcase_add_test(tcase, a_block_begins_when_the_limit_is_hit_and_is_not_prolonged);
@@ -178,9 +177,5 @@ int main(void)
     tcase_add_test(tcase, a_sliding_window_of_few_is_exact_to_the_microsecond);
     tcase_add_test(tcase, a_sliding_window_blocks_too);
     suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

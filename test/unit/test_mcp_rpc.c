@@ -9,6 +9,7 @@
 #include <apr_strings.h>
 
 #include "mcp_rpc.h"
+#include "run_suite.h"
 
 #define COUNT(table) (sizeof(table) / sizeof(*(table)))
 #define V "\"jsonrpc\":\"2.0\""
@@ -563,14 +564,5 @@ static Suite *make_suite(void)
 
 int main(void)
 {
-    SRunner *runner;
-    int failed;
-
-    apr_initialize();
-    runner = srunner_create(make_suite());
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    apr_terminate();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(make_suite());
 }

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "run_suite.h"
+
 #define ROUNDS 200000
 #define MOST 48
 
@@ -268,14 +270,8 @@ static TCase *first_case(void)
 int main(void)
 {
     Suite *suite = suite_create("mcp_sse");
-    SRunner *runner;
-    int failed;
 
     suite_add_tcase(suite, feed_case());
     suite_add_tcase(suite, first_case());
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

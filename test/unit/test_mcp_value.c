@@ -8,6 +8,7 @@
 #include <apr_pools.h>
 
 #include "mcp_value.h"
+#include "run_suite.h"
 
 #define SECOND APR_USEC_PER_SEC
 
@@ -163,10 +164,7 @@ int main(void)
     TCase *numbers = tcase_create("numbers"), *patterns = tcase_create("patterns");
     TCase *escapes = tcase_create("escapes");
     Suite *suite = suite_create("mcp_value");
-    SRunner *runner;
-    int failed;
 
-    apr_initialize();
     tcase_add_loop_test(numbers, reads_a_number_whole_or_not_at_all, 0,
                         sizeof(number_cases) / sizeof(*number_cases));
     tcase_add_loop_test(patterns, matches_patterns_of_stars_and_question_marks, 0,
@@ -176,10 +174,5 @@ int main(void)
     suite_add_tcase(suite, numbers);
     suite_add_tcase(suite, patterns);
     suite_add_tcase(suite, escapes);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    apr_terminate();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

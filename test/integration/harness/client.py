@@ -2,6 +2,7 @@
 """A raw HTTP/1.1 client: every byte is the test's, and the end of a body is told from a break."""
 import base64
 import json
+import re
 import socket
 import ssl
 import struct
@@ -290,6 +291,21 @@ def rpc(method, params=None, ident=1):
 
 def call(tool, ident=1, **arguments):
     return rpc("tools/call", {"name": tool, "arguments": arguments}, ident)
+
+
+def open_sse(gw, path="/sse", headers=()):
+    """A standing stream of HTTP+SSE, and the URL it names."""
+    stream = gw.connect().request("GET", path, [("Accept", "text/event-stream"), *headers])
+    assert stream.status == 200
+    event = stream.next_event()
+    assert event["event"] == "endpoint"
+    return stream, event["data"]
+
+
+def post_sse(gw, url, ident=1):
+    """A call to the URL that open_sse() gave; its answer comes in the stream."""
+    target = re.sub(r"^https?://[^/]+", "", url)
+    return gw.request("POST", target, [ACCEPT, JSON], json.dumps(call("whoami", ident)).encode())
 
 
 def basic(user, word):

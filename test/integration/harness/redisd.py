@@ -148,6 +148,22 @@ class Redis:
         return '"redis://127.0.0.1:%d/4"' % self.port
 
 
+NONSENSE = {
+    "http": b"HTTP/1.1 400 Bad Request\r\n\r\n", "zeros": b"\x00" * 500,
+    "too-many": b"+OK\r\n" * 50, "length": b"$-5\r\n", "array": b"*1000000000\r\n", "close": b"",
+}
+
+
+def answering(reply):
+    """For FakeServer: this to everything; nothing: the end."""
+    def script(sock):
+        while sock.recv(65536):
+            sock.sendall(reply)
+            if not reply:
+                return
+    return script
+
+
 class FakeServer:
     """Accepts on a unix socket and does what script(socket) says, a thread a connection."""
 

@@ -13,6 +13,10 @@ const about = { name: 'real-test', version: '1.0.0' };
 
 export const textOf = result => result.content.map(part => part.text).join('');
 
+// The text that a tool answers. ...rest: what callTool() of a 1.x client takes behind the schema.
+export const call = async (client, name, args = {}, ...rest) =>
+    textOf(await client.callTool({ name, arguments: args }, undefined, ...rest));
+
 function answering(client) {
     client.setRequestHandler(CreateMessageRequestSchema, () => ({
         model: 'abacus', role: 'assistant', content: { type: 'text', text: 'four' },

@@ -55,11 +55,11 @@ function sizing(mpm) {
         `MaxSpareThreads ${threads * 2}`, ...(few ? ['AsyncRequestWorkerFactor 400'] : [])];
 }
 
-function balancer({ name, servers, method }) {
+function balancer({ name, servers }) {
     const members = servers.map(server =>
         `    BalancerMember "${server.scheme ?? 'http'}://127.0.0.1:${server.port}" route=${server.name}`);
     return [`<Proxy "balancer://${name}">`, ...members,
-        `    ProxySet lbmethod=${method ?? (stock ? 'byrequests' : 'mcp')}`, '</Proxy>'];
+        `    ProxySet lbmethod=${stock ? 'byrequests' : 'mcp'}`, '</Proxy>'];
 }
 
 function location({ path: from, to, directives = [] }) {
@@ -72,8 +72,8 @@ export function makeCertificate(directory) {
     const cert = path.join(directory, 'cert.pem');
     execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt',
         'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=127.0.0.1',
-        '-addext', 'subjectAltName=IP:127.0.0.1', '-addext', 'basicConstraints=critical,CA:FALSE', '-keyout', key, '-out', cert],
-    { stdio: 'ignore' });
+        '-addext', 'subjectAltName=IP:127.0.0.1', '-addext', 'basicConstraints=critical,CA:FALSE',
+        '-keyout', key, '-out', cert], { stdio: 'ignore' });
     return { key, cert };
 }
 
@@ -95,8 +95,8 @@ class Gateway {
     }
 
     configuration() {
-        const { balancers = [], locations = [], directives = [], tls, modules: more = [] } = this.setup;
-        const { mpm = defaultMpm } = this.setup;
+        const { balancers = [], locations = [], directives = [], tls, modules: more = [],
+            mpm = defaultMpm } = this.setup;
         const root = process.getuid() === 0;
         const secure = tls ? makeCertificate(this.directory) : undefined;
         return [
@@ -117,10 +117,10 @@ class Gateway {
 
     async start() {
         this.port ??= await freePort();
-        this.conf = path.join(this.directory, 'httpd.conf');
-        fs.writeFileSync(this.conf, this.configuration());
+        const conf = path.join(this.directory, 'httpd.conf');
+        fs.writeFileSync(conf, this.configuration());
         // In a process group of its own: the prefork MPM ends by a signal to its whole group.
-        this.child = start(httpd, ['-f', this.conf, '-DFOREGROUND'],
+        this.child = start(httpd, ['-f', conf, '-DFOREGROUND'],
             { stdio: ['ignore', 'ignore', 'pipe'], detached: true });
         this.stderr = '';
         this.child.stderr.on('data', (part) => { this.stderr += part; });
@@ -130,6 +130,15 @@ class Gateway {
             return canConnect(this.port);
         }, 'httpd listens');
         return this;
+    }
+
+    // Restarts by a signal; returns when httpd has read its configuration again, while old children
+    // of a graceful restart may still be there.
+    async reload(signal) {
+        const count = () => this.errorLog().split('resuming normal operations').length;
+        const before = count();
+        this.child.kill(signal);
+        await until(() => count() > before, 'the restart');
     }
 
     // Stop and start: nothing in memory is left.
@@ -195,7 +204,7 @@ class Gateway {
 }
 
 // setup: balancers [{ name, servers }], locations [{ path, to, directives }], directives, tls,
-// modules (names of more modules to load), mpm.
+// modules (names of more modules to load), mpm; none must be there.
 export function startGateway(setup) {
     return new Gateway(setup).start();
 }

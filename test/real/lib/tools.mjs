@@ -39,7 +39,7 @@ export function conformance(url, args) {
 }
 
 // The reference server, bound to loopback: it has no option for that, so a preloaded line does it.
-export const onLoopback = 'data:text/javascript,import net from "node:net";'
+const onLoopback = 'data:text/javascript,import net from "node:net";'
     + 'const l=net.Server.prototype.listen;'
     + 'net.Server.prototype.listen=function(p,...r){'
     + 'return l.call(this,p,"127.0.0.1",...r.filter(x=>typeof x==="function"))};';
