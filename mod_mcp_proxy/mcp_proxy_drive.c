@@ -78,6 +78,13 @@ static void client_is_gone(mcp_park_t *park, void *baton)
 
 static void on_client_writable(mcp_park_t *park, void *baton);
 
+void mcp_exchange_wake(mcp_exchange_t *x, apr_time_t when)
+{
+    if (!x->timer.slot || x->timer.when > when) {
+        mcp_timer_start(mcp_park_loop(x->park), &x->timer, when);
+    }
+}
+
 static void wait_for(mcp_exchange_t *x, mcp_exchange_wait_e wait)
 {
     mcp_loop_t *loop = mcp_park_loop(x->park);
@@ -125,10 +132,7 @@ static void wait_for(mcp_exchange_t *x, mcp_exchange_wait_e wait)
             mcp_watch_stop(loop, &x->watch);
         }
     }
-    /* A timer that fires too early looks again; only one that would be late is moved. */
-    if (!x->timer.slot || x->timer.when > when) {
-        mcp_timer_start(loop, &x->timer, when);
-    }
+    mcp_exchange_wake(x, when);
 }
 
 static void go_on(mcp_exchange_t *x)
@@ -213,7 +217,7 @@ static void on_drain(mcp_park_t *park, void *baton)
     else {
         x->drain_at = x->drain_until = now + mcp_exchange_conf(x, MCP_PROXY_RESPONSE_TIMEOUT);
     }
-    mcp_timer_start(mcp_park_loop(park), &x->timer, mcp_exchange_deadline(x));
+    mcp_exchange_wake(x, mcp_exchange_deadline(x));
 }
 
 static void start_on_loop(mcp_park_t *park, void *baton)

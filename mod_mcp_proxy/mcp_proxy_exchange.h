@@ -117,6 +117,9 @@ typedef enum {
 /** Run an exchange that has been set up: what a handler returns, SUSPENDED too. On a worker. */
 int mcp_exchange_run(mcp_exchange_t *x);
 
+/** Look at the clock at that time, if that is not to be done before anyway. On the loop. */
+void mcp_exchange_wake(mcp_exchange_t *x, apr_time_t when);
+
 /* mcp_proxy_exchange.c: on the thread that has the exchange */
 
 /**

@@ -32,6 +32,10 @@
 #define MOST_AGAIN 2
 #define MOST_LOOKS 15
 #define MOST_ADOPTIONS 3
+/* Between two looks at another one's rescue: a part of what it has taken so far. A look may cost a
+ * question to Redis, and there may be many that wait. */
+#define LOOK_PART 8
+#define LOOK_MOST apr_time_from_msec(500)
 
 typedef enum {
     NOT_BEGUN,
@@ -53,6 +57,7 @@ typedef struct mcp_rescue_t {
     int has_member;           /* the balancer has just chosen it */
     unsigned tries, agains, adoptions;
     apr_time_t until;
+    apr_time_t look_at;       /* while WAITING */
     mcp_rescue_claim_t claim;
     const char *id;           /* of initialize, raw JSON */
     const char *old_session, *session, *version;
@@ -300,13 +305,24 @@ static int adopt(mcp_exchange_t *x, const mcp_record_route_t *route)
     return replay(x);
 }
 
+static int wait_for_other(mcp_exchange_t *x)
+{
+    apr_time_t now = mcp_clock_now();
+    apr_interval_time_t pause = (now - (x->rescue->until - MOST)) / LOOK_PART;
+
+    x->rescue->look_at = now + (pause < LOOK_MOST ? pause : LOOK_MOST);
+    return pause_for(x, WAITING);
+}
+
 static int take_claim(mcp_exchange_t *x)
 {
     mcp_rescue_t *rescue = x->rescue;
     mcp_rescue_claim_t *claim = &rescue->claim;
-    apr_status_t rv = mcp_rescue_claim(mcp_proxy_rescues(), &x->q->key, CLAIM_LIFE, x->r->pool,
-                                       claim);
+    apr_pool_t *look; /* one of many, and the parameters may be long */
+    apr_status_t rv;
 
+    apr_pool_create(&look, x->r->pool);
+    rv = mcp_rescue_claim(mcp_proxy_rescues(), &x->q->key, CLAIM_LIFE, look, claim);
     rescue->holds_claim = rv == APR_SUCCESS;
     if (rv != APR_SUCCESS && rv != APR_EBUSY) {
         return give_up(x, 0, "nothing is known of how it was opened");
@@ -316,7 +332,9 @@ static int take_claim(mcp_exchange_t *x)
         return adopt(x, &claim->route);
     }
     if (rv == APR_EBUSY) {
-        return pause_for(x, WAITING);
+        apr_pool_destroy(look);
+        memset(&claim->route, 0, sizeof(claim->route));
+        return wait_for_other(x);
     }
     rescue->until = mcp_clock_now() + MOST;
     if (!mcp_record_may_rescue(&claim->route, apr_time_now())) {
@@ -345,7 +363,7 @@ void mcp_rescue_look_again(mcp_exchange_t *x)
     if (x->rescue->step == PAUSE) {
         start_step(x, AGAIN);
     }
-    else {
+    else if (mcp_clock_now() >= x->rescue->look_at) {
         take_claim(x);
     }
 }

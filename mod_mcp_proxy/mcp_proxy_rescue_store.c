@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Records of sessions in memory that all children share. A claim is a value that only goes where
- * none is: it ends by itself should its owner be killed. What is read under a claim was written
- * before it.
+ * none is; it says which process has it, so that the next one to come sees that its owner was killed,
+ * and ends by itself where nobody can see that. What is read under a claim was written before it.
  */
 #include "mcp_proxy_rescue_store.h"
 
+#include <errno.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/rand.h>
+#include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Room for some that have been rescued, and for tools, too. */
 #define SPARE_PART 4
@@ -145,22 +148,63 @@ static void release(const mcp_rescue_store_t *store, const mcp_session_key_t *se
     drop(store, session, MCP_RECORD_CLAIM, &token);
 }
 
+static void make_token(char token[MCP_RESCUE_TOKEN])
+{
+    apr_int32_t pid = (apr_int32_t)getpid();
+
+    RAND_bytes((unsigned char *)token, MCP_RESCUE_TOKEN);
+    memcpy(token, &pid, sizeof(pid));
+}
+
+/* The claim of a child that was killed is nobody's. @return 1: there was one */
+static int bury_claim(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                      const unsigned char name[MCP_RECORD_NAME], apr_pool_t *p)
+{
+    static const mcp_span_t nothing = { NULL, 0 };
+    apr_interval_time_t left;
+    mcp_span_t token;
+    apr_int32_t pid;
+
+    if (mcp_blobs_get(store->near, name, p, &token, &left) != APR_SUCCESS
+        || token.len != MCP_RESCUE_TOKEN) {
+        return 0;
+    }
+    memcpy(&pid, token.p, sizeof(pid));
+    if (pid <= 0 || kill(pid, 0) == 0 || errno != ESRCH) {
+        return 0;
+    }
+    release(store, session, token, nothing, p);
+    return 1;
+}
+
+static apr_status_t claim_near(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                               mcp_span_t token, apr_interval_time_t life, apr_pool_t *p)
+{
+    static const mcp_span_t none = { "", 0 };
+    unsigned char name[MCP_RECORD_NAME];
+    apr_status_t rv;
+
+    mcp_record_name(session, MCP_RECORD_CLAIM, name);
+    rv = mcp_blobs_put_over(store->near, name, token, life, none);
+    if (rv != APR_SUCCESS && bury_claim(store, session, name, p)) {
+        rv = mcp_blobs_put_over(store->near, name, token, life, none);
+    }
+    return rv == APR_SUCCESS ? rv : APR_EBUSY;
+}
+
 apr_status_t mcp_rescue_claim(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
                               apr_interval_time_t life, apr_pool_t *p, mcp_rescue_claim_t *claim)
 {
-    static const mcp_span_t nothing = { NULL, 0 }, none = { "", 0 };
-    unsigned char name[MCP_RECORD_NAME];
+    static const mcp_span_t nothing = { NULL, 0 };
     mcp_span_t token = { claim->token, MCP_RESCUE_TOKEN };
     apr_status_t rv;
 
-    RAND_bytes((unsigned char *)claim->token, MCP_RESCUE_TOKEN);
-    mcp_record_name(session, MCP_RECORD_CLAIM, name);
-    rv = mcp_blobs_put_over(store->near, name, token, life, none) == APR_SUCCESS ? APR_SUCCESS
-                                                                                : APR_EBUSY;
+    make_token(claim->token);
+    rv = claim_near(store, session, token, life, p);
     if (rv == APR_SUCCESS) {
         rv = claim_far(store, session, token, life, p);
         if (rv != APR_SUCCESS) {
-            mcp_blobs_remove(store->near, name, &token);
+            drop(store, session, MCP_RECORD_CLAIM, &token);
         }
     }
     read_route(store, session, p, &claim->route);

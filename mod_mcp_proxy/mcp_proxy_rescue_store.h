@@ -24,7 +24,7 @@ typedef struct mcp_rescue_store_t {
 
 /** What a rescue starts from. */
 typedef struct mcp_rescue_claim_t {
-    char token[MCP_RESCUE_TOKEN]; /* random: whose claim it is */
+    char token[MCP_RESCUE_TOKEN]; /* whose claim it is: process, and random bytes */
     mcp_span_t params;            /* the client's own, from the pool */
     mcp_record_route_t route;     /* generation 0: it was never rescued */
 } mcp_rescue_claim_t;

@@ -158,14 +158,14 @@ static void end_if_wanted(mcp_exchange_t *x)
         x->is_to_end = 1;
         x->drain_at = now;
         x->drain_until = now + PATIENCE;
-        mcp_timer_start(mcp_park_loop(x->park), &x->timer, mcp_exchange_deadline(x));
+        mcp_exchange_wake(x, mcp_exchange_deadline(x));
     }
 }
 
 static void look_if_doubted(mcp_exchange_t *x)
 {
     if (x->slot && mcp_registry_take_doubt(x->slot) && !x->client_gone && !x->doubted_since) {
-        mcp_timer_start(mcp_park_loop(x->park), &x->timer, mcp_exchange_doubt_client(x));
+        mcp_exchange_wake(x, mcp_exchange_doubt_client(x));
     }
 }
 

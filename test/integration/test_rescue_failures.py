@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """MCPProxyRescue: what goes wrong in a rescue harms nobody else, and no more than it must."""
+import json
+import os
+import signal
+
+from harness import tags
 from harness.client import Mcp, call
 from harness.mcpserver import _reply
+from harness.wait import wait_until
 
 from test_rescue import _gateway, opened, opening, rescuing, two  # noqa: F401
 
@@ -87,3 +93,36 @@ def test_a_member_that_cannot_open_a_session_now_is_not_the_last_to_be_asked(gat
     home.kill()
     where = client.where()
     assert failed and where not in (home.name, failed[0].name)
+
+
+def test_who_waits_for_a_rescue_when_its_child_is_to_go_has_its_answer_with_it(gateway, server):
+    gw, home, other, client = two(gateway, server, mpm="event")
+    other.opening_waits = True
+    home.kill()
+    connections = [gw.connect(), gw.connect()]
+    body = json.dumps(call("whoami")).encode()
+    for connection in connections:
+        connection.send(connection.head("POST", "/mcp", client.headers(), body) + body)
+        other.wait_waiting(1)
+    wait_until(lambda: sum(line.tag == tags.CONNECT_FAILED for line in gw.log()) == 2, "both")
+    gw.graceful()
+    other.release()
+    for connection in connections:
+        assert connection.response().json()["result"]["server"] == other.name
+
+
+def test_the_claim_of_a_killed_child_is_in_nobodys_way(gateway, server):
+    gw, home, other, client = two(gateway, server, mpm="event")
+    gw.expect_log("AH00052", optional=True)
+    other.opening_waits = True
+    home.kill()
+    body = json.dumps(call("whoami")).encode()
+    connection = gw.connect()
+    connection.send(connection.head("POST", "/mcp", client.headers(), body) + body)
+    other.wait_waiting(1)
+    for pid in gw.children():
+        os.kill(pid, signal.SIGKILL)
+    other.wait_waiting(0)
+    other.opening_waits = False
+    wait_until(gw.children, "another child")
+    assert client.where() == other.name

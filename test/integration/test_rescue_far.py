@@ -3,6 +3,8 @@
 import base64
 import json
 import os
+import re
+import time
 
 import pytest
 
@@ -90,6 +92,30 @@ def test_rescues_of_one_session_at_several_gateways_are_one(fleet):
         answer = connection.response().json()
         assert answer["id"] == number and answer["result"]["server"] == other.name
     assert len(opening(other)) == 1
+
+
+def test_whoever_waits_for_another_gateway_asks_less_and_less(fleet):
+    client, home, other = fleet.opened()
+    other.opening_waits = True
+    home.kill()
+    connections = [fleet.gateways[0].connect(), fleet.gateways[1].connect()]
+    body = json.dumps(call("whoami")).encode()
+    for connection in connections:
+        connection.send(connection.head("POST", "/mcp", client.headers(), body) + body)
+        other.wait_waiting(1)
+    asked = []
+
+    def is_calm():
+        """As many claims as a quarter of a second ago."""
+        text = fleet.redis.ask("INFO", "commandstats")
+        count = int(re.search(rb"cmdstat_set:calls=(\d+)", text)[1])
+        asked.append((time.monotonic(), count))
+        return any(at < asked[-1][0] - 0.25 and count == before for at, before in asked)
+
+    wait_until(is_calm, "fewer claims")
+    other.release()
+    for connection in connections:
+        assert connection.response().json()["result"]["server"] == other.name
 
 
 def test_a_stream_at_one_gateway_follows_a_rescue_at_another(fleet):

@@ -106,20 +106,45 @@ END_TEST
 
 START_TEST(one_of_many_children_gets_the_claim)
 {
-    int i, status, winners = 0;
+    int i, said[2], over[2], winners = 0;
+    char outcome;
 
     remember();
+    ck_assert_int_eq(pipe(said) | pipe(over), 0);
     for (i = 0; i < 8; i++) {
         if (!fork()) {
             mcp_rescue_claim_t mine;
 
-            _exit(claim(&mine) == APR_SUCCESS ? 1 : 0);
+            outcome = claim(&mine) == APR_SUCCESS;
+            close(over[1]);
+            /* Not before all have tried: a dead one's claim is nobody's. */
+            _exit(write(said[1], &outcome, 1) == 1 && read(over[0], &outcome, 1) == 0 ? 0 : 1);
         }
     }
-    while (wait(&status) > 0) {
-        winners += WEXITSTATUS(status);
+    for (i = 0; i < 8; i++) {
+        ck_assert_int_eq(read(said[0], &outcome, 1), 1);
+        winners += outcome;
     }
     ck_assert_int_eq(winners, 1);
+    close(over[1]);
+    while (wait(NULL) > 0) {
+    }
+}
+END_TEST
+
+START_TEST(the_claim_of_a_dead_child_is_taken_over)
+{
+    mcp_rescue_claim_t mine, yours;
+    int status;
+
+    remember();
+    if (!fork()) {
+        _exit(claim(&mine) == APR_SUCCESS ? 0 : 1);
+    }
+    wait(&status);
+    ck_assert_int_eq(status, 0);
+    ck_assert_int_eq(claim(&mine), APR_SUCCESS);
+    ck_assert_int_eq(claim(&yours), APR_EBUSY);
 }
 END_TEST
 
@@ -225,6 +250,7 @@ int main(void)
     tcase_add_test(tests, a_rescue_that_failed_leaves_nothing_behind);
     tcase_add_test(tests, who_dies_over_it_does_not_keep_others_from_it);
     tcase_add_test(tests, one_of_many_children_gets_the_claim);
+    tcase_add_test(tests, the_claim_of_a_dead_child_is_taken_over);
     tcase_add_test(tests, records_live_as_long_as_they_are_used);
     tcase_add_test(tests, a_session_that_is_over_leaves_nothing_behind);
     tcase_add_test(tests, an_id_that_is_given_out_anew_starts_anew);
