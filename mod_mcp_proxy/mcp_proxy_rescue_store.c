@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Records of sessions in memory that all children share. A claim is a value that only goes where
- * none is; it says which process has it, so that the next one to come sees that its owner was killed,
- * and ends by itself where nobody can see that. What is read under a claim was written before it.
+ * none is; it says which process has it, so that the next one to come sees that its owner was
+ * killed, and ends by itself where nobody can see that. What is read under a claim was written
+ * before it.
  */
 #include "mcp_proxy_rescue_store.h"
 
