@@ -23,10 +23,16 @@
 void mcp_cache_note(mcp_cache_request_t *q, mcp_cache_result_e result)
 {
     static const char *const names[] = {"bypass", "hit", "miss", "stale"};
+    apr_table_t *env = q->r->subprocess_env;
 
+    /* The first time nothing is there to be replaced, and looking for it is not free. */
+    if (q->is_noted) {
+        apr_table_setn(env, "MCP_CACHE", names[result]);
+    } else {
+        apr_table_addn(env, "MCP_CACHE", names[result]);
+    }
     q->is_noted = 1;
     q->result = result;
-    apr_table_setn(q->r->subprocess_env, "MCP_CACHE", names[result]);
 }
 
 int mcp_cache_count(request_rec *r)

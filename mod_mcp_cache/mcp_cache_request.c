@@ -275,7 +275,7 @@ static int find_rule(mcp_cache_request_t *q)
 
     if (rpc->kind != MCP_RPC_REQUEST || rpc->ambiguous || rpc->duplicates
         || rpc->has_input_responses || rpc->has_request_state || rpc->has_task
-        || !rpc->id.len || !strchr("\"-0123456789", *rpc->id.p)) {
+        || !rpc->id.len) {
         return 0;
     }
     if (!strcmp(rpc->method, "tools/call") && rpc->name) {
