@@ -83,7 +83,7 @@ static int is_known_not_to_block(const char *name)
     int i;
 
     /* AddOutputFilterByType: mod_filter's, around one of the others. */
-    if (strncasecmp(name, "bytype:", 7) == 0) {
+    if ((*name | 0x20) == 'b' && strncasecmp(name, "bytype:", 7) == 0) {
         name += 7;
     }
     first = (char)apr_tolower(*name);

@@ -22,12 +22,13 @@
 #include "mcp_httpd_park.h"
 #include "mcp_value.h"
 
-#define REQUEST_KEY "mcp/2" /* short: looked up, by hash, several times a request */
+#define REQUEST_KEY "mcp/3" /* short: looked up, by hash, several times a request */
 #define REQUEST_MAGIC 0x4d435031u
 #define READ_SIZE (32 * 1024)
 #define SMALL_BODY 4096 /* one that is declared and no longer is kept in the pool */
 #define STATELESS_SINCE "2026-07-28"
 #define VERSION_LENGTH 10
+#define MOST_LENGTH APR_INT64_C(1000000000000000)
 
 /* What revision 2026-07-28 answers where headers and body do not say the same. */
 #define CODE_HEADER_MISMATCH (-32020)
@@ -36,10 +37,10 @@
 typedef struct reading_t {
     mcp_request_t pub;
     const char *type;    /* Content-Type; NULL: none */
-    apr_off_t declared;  /* Content-Length; 0: none */
+    const char *coding;  /* Content-Encoding; NULL: none */
     apr_size_t room;
     int on_heap;
-    apr_time_t deadline;
+    apr_time_t deadline; /* 0: nothing has been waited for */
     apr_bucket_brigade *bb;
     mcp_park_t *park;
     mcp_timer_t timer;
@@ -48,6 +49,49 @@ typedef struct reading_t {
 } reading_t;
 
 static ap_filter_rec_t *body_filter_handle;
+
+/* ap_parse_strict_length() without strtol(): this is done for every request. */
+static apr_off_t length_of(const char *text)
+{
+    apr_off_t length = 0;
+    const char *at;
+
+    for (at = text; apr_isdigit(*at); at++) {
+        if (length > MOST_LENGTH / 10) {
+            return -1;
+        }
+        length = 10 * length + (*at - '0');
+    }
+    return at > text && !*at ? length : -1;
+}
+
+/* Whether there is a body, and of what kind. One pass costs less than four look-ups. */
+static void read_head(request_rec *r, reading_t *in)
+{
+    const apr_array_header_t *lines = apr_table_elts(r->headers_in);
+    int i, has_length = 0, is_chunked = 0;
+
+    for (i = 0; i < lines->nelts; i++) {
+        const apr_table_entry_t *line = &APR_ARRAY_IDX(lines, i, apr_table_entry_t);
+        char first = (char)(*line->key | 0x20);
+
+        if (first == 't') {
+            is_chunked |= !strcasecmp(line->key, "Transfer-Encoding");
+        } else if (first != 'c') {
+            continue;
+        } else if (!in->type && !strcasecmp(line->key, "Content-Type")) {
+            in->type = line->val;
+        } else if (!has_length && !strcasecmp(line->key, "Content-Length")) {
+            has_length = 1;
+            in->pub.declared = length_of(line->val);
+        } else if (!in->coding && !strcasecmp(line->key, "Content-Encoding")) {
+            in->coding = line->val;
+        }
+    }
+    in->pub.complete = !has_length && !is_chunked;
+    in->pub.json = in->type && !in->coding && strncasecmp(in->type, "application/json", 16) == 0
+        && (!in->type[16] || in->type[16] == ';' || apr_isspace(in->type[16]));
+}
 
 static reading_t *reading(request_rec *r)
 {
@@ -62,14 +106,7 @@ static reading_t *reading(request_rec *r)
     in = apr_pcalloc(r->pool, sizeof(*in));
     in->pub.magic = REQUEST_MAGIC;
     in->pub.size = sizeof(mcp_request_t);
-    in->type = apr_table_get(r->headers_in, "Content-Type");
-    in->pub.json = in->type && strncasecmp(in->type, "application/json", 16) == 0
-        && (!in->type[16] || in->type[16] == ';' || apr_isspace(in->type[16]))
-        && !apr_table_get(r->headers_in, "Content-Encoding");
-    if (!apr_table_get(r->headers_in, "Content-Length")
-        && !apr_table_get(r->headers_in, "Transfer-Encoding")) {
-        in->pub.complete = 1;
-    }
+    read_head(r, in);
     apr_pool_userdata_setn(in, REQUEST_KEY, NULL, r->pool);
     return in;
 }
@@ -97,8 +134,9 @@ static int make_room(request_rec *r, reading_t *in, apr_size_t more)
     if (wanted <= in->room) {
         return OK;
     }
-    if (!in->pub.body && in->declared <= SMALL_BODY && more <= (apr_size_t)in->declared) {
-        in->room = (apr_size_t)in->declared + 1;
+    if (!in->pub.body && in->pub.declared >= 0 && in->pub.declared <= SMALL_BODY
+        && more <= (apr_size_t)in->pub.declared) {
+        in->room = (apr_size_t)in->pub.declared + 1;
         in->pub.body = apr_palloc(r->pool, in->room);
         return OK;
     }
@@ -196,20 +234,21 @@ static void tell_to_continue(request_rec *r)
 
 static apr_status_t read_some(request_rec *r, reading_t *in, apr_read_type_e block)
 {
-    apr_socket_t *sock = r->connection->master ? NULL : ap_get_conn_socket(r->connection);
+    apr_socket_t *sock = NULL;
     apr_interval_time_t saved = 0;
-    apr_interval_time_t left = in->deadline - mcp_clock_now();
+    apr_interval_time_t left = in->deadline ? in->deadline - mcp_clock_now() : 0;
     apr_status_t rv;
 
-    if (left <= 0) {
+    if (in->deadline && left <= 0) {
         return APR_TIMEUP;
     }
-    if (sock && block == APR_BLOCK_READ) {
+    if (block == APR_BLOCK_READ && !r->connection->master) {
+        sock = ap_get_conn_socket(r->connection);
         apr_socket_timeout_get(sock, &saved);
         apr_socket_timeout_set(sock, left);
     }
     rv = ap_get_brigade(r->input_filters, in->bb, AP_MODE_READBYTES, block, READ_SIZE);
-    if (sock && block == APR_BLOCK_READ) {
+    if (sock) {
         apr_socket_timeout_set(sock, saved);
     }
     if (rv == APR_SUCCESS && APR_BRIGADE_EMPTY(in->bb)) {
@@ -238,32 +277,33 @@ static int too_large(request_rec *r, apr_off_t limit)
                                       APR_OFF_T_FMT " bytes", limit), NULL);
 }
 
-static int start_reading(request_rec *r, reading_t *in, apr_off_t limit,
-                         apr_interval_time_t timeout)
+static int start_reading(request_rec *r, reading_t *in, apr_off_t limit)
 {
-    const char *declared = apr_table_get(r->headers_in, "Content-Length");
-
-    if (declared && !ap_parse_strict_length(&in->declared, declared)) {
-        in->declared = 0;
-    }
-    if (in->declared > limit) {
+    if (in->pub.declared > limit) {
         return too_large(r, limit);
     }
     in->bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
-    in->deadline = mcp_clock_now() + timeout;
     return OK;
 }
 
 int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeout, int may_suspend)
 {
-    reading_t *in = reading(r);
+    return mcp_request_read_known(r, mcp_request_get(r), limit, timeout, may_suspend);
+}
+
+int mcp_request_read_known(request_rec *r, mcp_request_t *request, apr_off_t limit,
+                           apr_interval_time_t timeout, int may_suspend)
+{
+    reading_t *in = (reading_t *)request;
     apr_read_type_e block = APR_NONBLOCK_READ;
-    int status = in->bb || in->pub.complete ? OK : start_reading(r, in, limit, timeout);
+    int status = in->bb || in->pub.complete ? OK : start_reading(r, in, limit);
 
     while (status == OK && !in->pub.complete) {
         apr_status_t rv = read_some(r, in, block);
 
         if (APR_STATUS_IS_EAGAIN(rv) && block == APR_NONBLOCK_READ) {
+            /* Nearly always the body has come with the head, and no clock is looked at. */
+            in->deadline = in->deadline ? in->deadline : mcp_clock_now() + timeout;
             if (!r->connection->master && ap_ssl_conn_is_ssl(r->connection)
                 && mcp_park_has_raw_input(r->connection, in->bb)) {
                 block = APR_BLOCK_READ;
@@ -386,10 +426,14 @@ static int judge_message(request_rec *r, const mcp_rpc_t *rpc)
 
 int mcp_request_decidable(request_rec *r)
 {
-    reading_t *in = reading(r);
-    const char *coding = in->pub.json ? NULL : apr_table_get(r->headers_in, "Content-Encoding");
+    return mcp_request_decidable_known(r, mcp_request_get(r));
+}
 
-    if (coding && strcasecmp(coding, "identity") != 0) {
+int mcp_request_decidable_known(request_rec *r, mcp_request_t *request)
+{
+    reading_t *in = (reading_t *)request;
+
+    if (in->coding && strcasecmp(in->coding, "identity") != 0) {
         return mcp_error_set(r, HTTP_UNSUPPORTED_MEDIA_TYPE, 0,
                              "A Content-Encoding is not accepted here", NULL);
     }

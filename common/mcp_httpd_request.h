@@ -8,7 +8,7 @@
 
 /*
  * What the modules share of one request: its body, read once, whoever of them needs it first, the
- * message in it, and who sends it. The record hangs on r->pool under "mcp/2"; a module that
+ * message in it, and who sends it. The record hangs on r->pool under "mcp/3"; a module that
  * finds one reads that instead of the client.
  */
 
@@ -19,6 +19,7 @@ typedef struct mcp_request_t {
     apr_size_t length;
     int complete;           /* the body has been read to its end */
     int json;               /* Content-Type is application/json and nothing is encoded */
+    apr_off_t declared;     /* Content-Length; 0: none; -1: no number, or beyond 10^15 */
     const mcp_rpc_t *rpc;   /* NULL until mcp_request_rpc() */
 } mcp_request_t;
 
@@ -41,6 +42,10 @@ mcp_request_t *mcp_request_get(request_rec *r);
  */
 int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeout, int may_suspend);
 
+/** The same for who has the record: finding it is not free. */
+int mcp_request_read_known(request_rec *r, mcp_request_t *request, apr_off_t limit,
+                           apr_interval_time_t timeout, int may_suspend);
+
 /** For a handler that takes the body from the record: the input filter has nothing more to give. */
 void mcp_request_take(request_rec *r);
 
@@ -54,6 +59,9 @@ const mcp_rpc_t *mcp_request_rpc(request_rec *r);
  *         an ambiguous one (-32600)
  */
 int mcp_request_decidable(request_rec *r);
+
+/** The same for who has the record. */
+int mcp_request_decidable_known(request_rec *r, mcp_request_t *request);
 
 /** Revision 2026-07-28 or later is asked for by the MCP-Protocol-Version header. */
 int mcp_request_is_stateless(request_rec *r);

@@ -8,6 +8,7 @@
  */
 #include "mcp_json.h"
 
+#include <apr_strings.h>
 #include <endian.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -58,23 +59,15 @@ static apr_pool_t *scratch_pool(mcp_json_t *json)
     return json->scratch;
 }
 
-static inline int peek(mcp_json_t *json)
+int mcp_json_peek_far(mcp_json_t *json)
 {
     const char *at = json->at;
 
-    if (at < json->end && (unsigned char)*at > ' ') {
-        return (unsigned char)*at;
-    }
     while (at < json->end && (*at == ' ' || *at == '\n' || *at == '\r' || *at == '\t')) {
         at++;
     }
     json->at = at;
     return at < json->end ? (unsigned char)*at : -1;
-}
-
-int mcp_json_peek(mcp_json_t *json)
-{
-    return peek(json);
 }
 
 apr_size_t mcp_json_utf8(const char *at, const char *end)
@@ -112,7 +105,7 @@ apr_size_t mcp_json_utf8(const char *at, const char *end)
 }
 
 /* Skip bytes that need no look: printable ASCII but quote and backslash, eight at a time. */
-static const char *skip_plain(const char *at, const char *end)
+static inline const char *skip_plain(const char *at, const char *end)
 {
     while (end - at >= 8) {
         uint64_t x, quote, backslash, found;
@@ -219,14 +212,12 @@ static apr_status_t skip_escape(mcp_json_t *json, mcp_json_string_t *string)
     return APR_SUCCESS;
 }
 
-static apr_status_t read_string(mcp_json_t *json, mcp_json_string_t *string)
+/* The rest of a string that starts at @a start, from the first byte that needs a look. */
+static apr_status_t read_odd_string(mcp_json_t *json, const char *start, mcp_json_string_t *string)
 {
-    const char *start = ++json->at;
     apr_size_t len;
 
-    string->has_escape = string->has_nul = string->has_lone_surrogate = 0;
-    for (;;) {
-        json->at = skip_plain(json->at, json->end);
+    for (;; json->at = skip_plain(json->at, json->end)) {
         if (json->at >= json->end) {
             return fail(json, "the text ends within a string");
         }
@@ -254,9 +245,25 @@ static apr_status_t read_string(mcp_json_t *json, mcp_json_string_t *string)
     }
 }
 
+/* Most strings are plain to their end, and short: they are read without a call. */
+static inline apr_status_t read_string(mcp_json_t *json, mcp_json_string_t *string)
+{
+    const char *start = json->at + 1, *at = skip_plain(start, json->end);
+
+    string->has_escape = string->has_nul = string->has_lone_surrogate = 0;
+    if (at < json->end && *at == '"') {
+        string->raw.p = start;
+        string->raw.len = (apr_size_t)(at - start);
+        json->at = at + 1;
+        return APR_SUCCESS;
+    }
+    json->at = at;
+    return read_odd_string(json, start, string);
+}
+
 apr_status_t mcp_json_string(mcp_json_t *json, mcp_json_string_t *string)
 {
-    if (peek(json) != '"') {
+    if (mcp_json_peek(json) != '"') {
         return fail(json, "a string is missing");
     }
     return read_string(json, string);
@@ -304,9 +311,16 @@ static char short_escape(char letter)
 const char *mcp_json_decode(const mcp_json_string_t *string, apr_pool_t *p, apr_size_t *len)
 {
     const char *at = string->raw.p, *end = at + string->raw.len;
-    char *text = apr_palloc(p, string->raw.len + 1), *out = text;
+    char *text, *out;
 
+    if (!string->has_escape) {
+        if (len) {
+            *len = string->raw.len;
+        }
+        return apr_pstrmemdup(p, at, string->raw.len);
+    }
     /* No escape is shorter than what it stands for. */
+    text = out = apr_palloc(p, string->raw.len + 1);
     while (at < end) {
         const char *escape = memchr(at, '\\', (apr_size_t)(end - at));
         apr_size_t plain = (apr_size_t)((escape ? escape : end) - at);
@@ -376,10 +390,10 @@ static apr_status_t skip_word(mcp_json_t *json, const char *word, apr_size_t len
     return APR_SUCCESS;
 }
 
-static apr_status_t skip_scalar(mcp_json_t *json)
+/* @a c is its first byte, as mcp_json_peek() tells it. */
+static apr_status_t skip_scalar(mcp_json_t *json, int c)
 {
     mcp_json_string_t string;
-    int c = peek(json);
 
     switch (c) {
     case -1:
@@ -464,7 +478,7 @@ static apr_status_t read_name(mcp_json_t *json, mcp_span_t *name)
 {
     mcp_json_string_t string;
 
-    if (peek(json) != '"') {
+    if (mcp_json_peek(json) != '"') {
         return fail(json, "a member without a name");
     }
     if (read_string(json, &string) != APR_SUCCESS) {
@@ -478,7 +492,7 @@ static apr_status_t read_name(mcp_json_t *json, mcp_span_t *name)
     if (!json->duplicates) {
         keep_name(json, name);
     }
-    if (peek(json) != ':') {
+    if (mcp_json_peek(json) != ':') {
         return fail(json, "a name without a colon behind it");
     }
     json->at++;
@@ -487,7 +501,7 @@ static apr_status_t read_name(mcp_json_t *json, mcp_span_t *name)
 
 apr_status_t mcp_json_open(mcp_json_t *json, mcp_json_nest_t *nest)
 {
-    int c = peek(json);
+    int c = mcp_json_peek(json);
 
     if (c != '{' && c != '[') {
         return fail(json, "an object or an array is missing");
@@ -505,7 +519,7 @@ apr_status_t mcp_json_open(mcp_json_t *json, mcp_json_nest_t *nest)
 
 apr_status_t mcp_json_next(mcp_json_t *json, mcp_json_nest_t *nest, mcp_span_t *name)
 {
-    int c = peek(json);
+    int c = mcp_json_peek(json);
 
     if (c == (nest->is_object ? '}' : ']')) {
         return close_nest(json, nest);
@@ -527,11 +541,12 @@ apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
     mcp_span_t name;
     unsigned count = 0;
     apr_status_t rv;
-    int c = peek(json);
+    int c = mcp_json_peek(json);
 
     raw->p = json->at;
     do {
-        rv = c == '{' || c == '[' ? mcp_json_open(json, &open[count++]) : skip_scalar(json);
+        rv = c == '{' || c == '[' ? mcp_json_open(json, &open[count++])
+            : skip_scalar(json, c);
         if (rv != APR_SUCCESS) {
             return rv;
         }
@@ -541,7 +556,7 @@ apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
         if (rv == APR_EGENERAL) {
             return rv;
         }
-        c = count ? peek(json) : -1;
+        c = count ? mcp_json_peek(json) : -1;
     } while (count);
     raw->len = (apr_size_t)(json->at - raw->p);
     return APR_SUCCESS;
@@ -549,5 +564,5 @@ apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
 
 apr_status_t mcp_json_end(mcp_json_t *json)
 {
-    return peek(json) < 0 ? APR_SUCCESS : fail(json, "bytes behind the value");
+    return mcp_json_peek(json) < 0 ? APR_SUCCESS : fail(json, "bytes behind the value");
 }

@@ -55,8 +55,24 @@ void mcp_json_init(mcp_json_t *json, const char *buf, apr_size_t len, apr_pool_t
 /** Give back what mcp_json_next() told names with. */
 void mcp_json_done(mcp_json_t *json);
 
+/** Private: mcp_json_peek() where there is more white space, or nothing more. */
+int mcp_json_peek_far(mcp_json_t *json);
+
 /** The first byte of the value that comes next, white space skipped; -1 at the end of the text. */
-int mcp_json_peek(mcp_json_t *json);
+static inline int mcp_json_peek(mcp_json_t *json)
+{
+    const char *at = json->at;
+
+    /* What mostly stands between two tokens: nothing, or one space. */
+    if (at < json->end && (unsigned char)*at > ' ') {
+        return (unsigned char)*at;
+    }
+    if (json->end - at > 1 && *at == ' ' && (unsigned char)at[1] > ' ') {
+        json->at = at + 1;
+        return (unsigned char)at[1];
+    }
+    return mcp_json_peek_far(json);
+}
 
 /**
  * Step into the object or array that comes next.

@@ -270,9 +270,27 @@ static apr_status_t read_id(message_t *m)
     return APR_SUCCESS;
 }
 
+/* As good as always the same five bytes: then no text is made of them. */
+static apr_status_t read_jsonrpc(message_t *m)
+{
+    mcp_json_t *json = m->json;
+    const char *text;
+    apr_status_t rv;
+
+    if (mcp_json_peek(json) == '"' && json->end - json->at >= 5
+        && !memcmp(json->at, "\"2.0\"", 5)) {
+        json->at += 5;
+        return APR_SUCCESS;
+    }
+    rv = read_text(m, &text);
+    if (rv == APR_SUCCESS && (!text || strcmp(text, "2.0"))) {
+        complain(m, "jsonrpc is not \"2.0\"");
+    }
+    return rv;
+}
+
 static apr_status_t read_member(message_t *m, const mcp_span_t *name)
 {
-    const char *text;
     mcp_span_t raw;
     apr_status_t rv;
     int exact;
@@ -284,11 +302,7 @@ static apr_status_t read_member(message_t *m, const mcp_span_t *name)
     }
     switch (field) {
     case JSONRPC:
-        rv = read_text(m, &text);
-        if (rv == APR_SUCCESS && (!text || strcmp(text, "2.0"))) {
-            complain(m, "jsonrpc is not \"2.0\"");
-        }
-        return rv;
+        return read_jsonrpc(m);
     case ID:
         return read_id(m);
     case METHOD:

@@ -8,6 +8,17 @@ AC_DEFUN([AX_MCP_GNU11], [
      CFLAGS=$mcp_saved_CFLAGS])
 ])
 
+# What a compiler may do with a function that no other object replaces: a module exports one symbol,
+# but code for shared objects is compiled as if any function could be replaced when it is loaded.
+AC_DEFUN([AX_MCP_NO_INTERPOSITION], [
+  AC_MSG_CHECKING([for -fno-semantic-interposition])
+  mcp_saved_CFLAGS=$CFLAGS
+  CFLAGS="$CFLAGS -fno-semantic-interposition"
+  AC_COMPILE_IFELSE([AC_LANG_PROGRAM([], [])], [AC_MSG_RESULT([yes])],
+    [AC_MSG_RESULT([no])
+     CFLAGS=$mcp_saved_CFLAGS])
+])
+
 # From apxs come the header folder and the module folder, nothing else: its CFLAGS are the
 # distributor's, for the distributor's packages.
 AC_DEFUN([AX_MCP_APXS], [

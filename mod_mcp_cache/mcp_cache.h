@@ -35,10 +35,19 @@ typedef enum {
     MCP_CACHE_RESULTS
 } mcp_cache_result_e;
 
-/** What is known of one request; lives in r->pool. */
+/** What a request that may be answered from the cache asks for. */
+typedef struct mcp_cache_ask_t {
+    mcp_cache_query_t query;      /* digest[0]: who asks; digest[1]: everybody */
+    unsigned char store_digest[MCP_CACHE_DIGEST]; /* where the answer goes */
+    int store_is_readable;        /* that is digest[0]: whoever asks the same finds it */
+    unsigned char flight_digest[MCP_CACHE_DIGEST];
+    unsigned char near_digest[MCP_CACHE_DIGEST]; /* both, for what lies beside a far store */
+} mcp_cache_ask_t;
+
+/** What is known of one request; lives in r->pool. Small, since most requests only pass. */
 typedef struct mcp_cache_request_t {
     request_rec *r;
-    const mcp_request_t *body;
+    mcp_request_t *body;
     int judged;                   /* what follows is valid */
     int asks;                     /* it may be answered from the cache: what follows is valid */
     int by_hints;                 /* how long is the server's to say */
@@ -50,19 +59,15 @@ typedef struct mcp_cache_request_t {
     const char *feed;             /* of mcp_cache_feed() */
     const char *session;          /* the id that the client sent; NULL: none, or not yet found */
     unsigned char session_digest[MCP_CACHE_DIGEST];
-    mcp_cache_query_t query;      /* digest[0]: who asks; digest[1]: everybody */
-    unsigned char store_digest[MCP_CACHE_DIGEST]; /* where the answer goes */
-    int store_is_readable;        /* that is digest[0]: whoever asks the same finds it */
+    mcp_cache_ask_t *ask;         /* NULL: there is no rule for it */
     mcp_cache_entry_t *old;       /* a stale value that may be served; NULL: none */
     apr_interval_time_t old_left; /* negative: stale since */
     int known;                    /* the store has answered: generations are valid */
     int leads;                    /* has a ticket that must be landed */
     int forwarded;                /* a filter has been put in, the backend is asked */
-    unsigned char flight_digest[MCP_CACHE_DIGEST];
     apr_uint64_t version;         /* of the generations; 0: not known */
-    unsigned char near_digest[MCP_CACHE_DIGEST]; /* both, for what lies beside a far store */
     mcp_cache_ticket_t ticket;
-    int joined;                   /* the three before are valid */
+    int joined;                   /* the two before and the digests of a flight are valid */
     apr_time_t wait_until;        /* 0: has not waited */
     struct mcp_cache_waiter_t *waiter;
     int is_noted;                 /* result is valid */

@@ -201,7 +201,7 @@ static void note_session(filter_t *ctx)
         return;
     }
     if (q->asks) {
-        ctx->mark_session = q->session && q->query.session_state == MCP_CACHE_SESSION_UNKNOWN;
+        ctx->mark_session = q->session && q->ask->query.session_state == MCP_CACHE_SESSION_UNKNOWN;
     }
     issued = q->session ? NULL : out(r, "Mcp-Session-Id");
     if (issued && !mcp_cache_find_session(q) && mcp_cache_digest_session(q, issued, digest)) {

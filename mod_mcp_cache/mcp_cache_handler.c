@@ -23,10 +23,16 @@
 void mcp_cache_note(mcp_cache_request_t *q, mcp_cache_result_e result)
 {
     static const char *const names[] = {"bypass", "hit", "miss", "stale"};
+    apr_table_t *env = q->r->subprocess_env;
 
+    /* The first time nothing is there to be replaced, and looking for it is not free. */
+    if (q->is_noted) {
+        apr_table_setn(env, "MCP_CACHE", names[result]);
+    } else {
+        apr_table_addn(env, "MCP_CACHE", names[result]);
+    }
     q->is_noted = 1;
     q->result = result;
-    apr_table_setn(q->r->subprocess_env, "MCP_CACHE", names[result]);
 }
 
 int mcp_cache_count(request_rec *r)
@@ -61,7 +67,7 @@ static apr_interval_time_t freshness(const mcp_cache_entry_t *entry, apr_interva
 static int use_value(mcp_cache_request_t *q, int index, mcp_cache_entry_t *hit,
                      apr_interval_time_t *left)
 {
-    mcp_cache_query_t *query = &q->query;
+    mcp_cache_query_t *query = &q->ask->query;
     apr_interval_time_t stale = mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_STALE);
     mcp_cache_entry_t entry;
 
@@ -96,8 +102,9 @@ static int use_near(mcp_cache_request_t *q, mcp_cache_entry_t *hit, apr_interval
     mcp_span_t value;
 
     if (!env->is_far || !q->joined
-        || mcp_cache_shm_get(env->near, q->near_digest, q->r->pool, &value, left) != APR_SUCCESS
-        || mcp_cache_entry_read(hit, value, q->query.digest[0]) != APR_SUCCESS) {
+        || mcp_cache_shm_get(env->near, q->ask->near_digest, q->r->pool, &value, left)
+            != APR_SUCCESS
+        || mcp_cache_entry_read(hit, value, q->ask->query.digest[0]) != APR_SUCCESS) {
         return 0;
     }
     *left = hit->ttl;
@@ -111,7 +118,7 @@ static int is_ended_near(mcp_cache_request_t *q)
     apr_interval_time_t left;
     mcp_span_t mark;
 
-    return env->is_far && q->query.session
+    return env->is_far && q->ask->query.session
         && mcp_cache_shm_get(env->near, q->session_digest, q->r->pool, &mark, &left) == APR_SUCCESS
         && mark.len == 1 && *mark.p == 'E';
 }
@@ -126,15 +133,15 @@ static int look(mcp_cache_request_t *q, mcp_cache_entry_t *hit, apr_interval_tim
     if (use_near(q, hit, left)) {
         return 1;
     }
-    q->known = env->store->class->lookup(env->store, &q->query, q->r->pool) == APR_SUCCESS;
+    q->known = env->store->class->lookup(env->store, &q->ask->query, q->r->pool) == APR_SUCCESS;
     if (is_ended_near(q)) {
-        q->query.session_state = MCP_CACHE_SESSION_ENDED;
+        q->ask->query.session_state = MCP_CACHE_SESSION_ENDED;
     }
     if (!q->known || q->refresh
-        || (q->query.session && q->query.session_state != MCP_CACHE_SESSION_LIVE)) {
+        || (q->ask->query.session && q->ask->query.session_state != MCP_CACHE_SESSION_LIVE)) {
         return 0;
     }
-    for (i = 0; i < q->query.count; i++) {
+    for (i = 0; i < q->ask->query.count; i++) {
         if (use_value(q, i, hit, left)) {
             return 1;
         }
@@ -146,7 +153,8 @@ static int look(mcp_cache_request_t *q, mcp_cache_entry_t *hit, apr_interval_tim
 static int digest_flight(mcp_cache_request_t *q)
 {
     unsigned char all[2 * MCP_CACHE_DIGEST + sizeof(apr_uint64_t)];
-    const mcp_cache_query_t *query = &q->query;
+    mcp_cache_ask_t *ask = q->ask;
+    const mcp_cache_query_t *query = &ask->query;
     const mcp_cache_generations_t *g = &query->generations;
 
     memset(all, 0, sizeof(all));
@@ -157,11 +165,11 @@ static int digest_flight(mcp_cache_request_t *q)
         memcpy(all + MCP_CACHE_DIGEST, query->session, MCP_CACHE_DIGEST);
     }
     q->version = q->known ? mcp_cache_hash(g->value, sizeof(g->value), 4) : 0;
-    if (!EVP_Digest(all, 2 * MCP_CACHE_DIGEST, q->flight_digest, NULL, EVP_sha256(), NULL)) {
+    if (!EVP_Digest(all, 2 * MCP_CACHE_DIGEST, ask->flight_digest, NULL, EVP_sha256(), NULL)) {
         return 0;
     }
     memcpy(all + 2 * MCP_CACHE_DIGEST, &q->version, sizeof(q->version));
-    return EVP_Digest(all, sizeof(all), q->near_digest, NULL, EVP_sha256(), NULL);
+    return EVP_Digest(all, sizeof(all), ask->near_digest, NULL, EVP_sha256(), NULL);
 }
 
 static apr_status_t land_unfinished(void *data)
@@ -178,7 +186,7 @@ static apr_status_t land_unfinished(void *data)
 /* What to do about equal requests. */
 static mcp_cache_flight_e join(mcp_cache_request_t *q, apr_time_t looked)
 {
-    int may_join = q->store_is_readable && !q->refresh
+    int may_join = q->ask->store_is_readable && !q->refresh
         && (q->old || mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_COALESCE));
     mcp_cache_flight_e result;
 
@@ -186,8 +194,8 @@ static mcp_cache_flight_e join(mcp_cache_request_t *q, apr_time_t looked)
         return MCP_CACHE_FLIGHT_ALONE;
     }
     q->joined = 1;
-    result = mcp_cache_flight_join(mcp_cache_env()->flights, q->flight_digest, q->version, looked,
-                                   &q->ticket);
+    result = mcp_cache_flight_join(mcp_cache_env()->flights, q->ask->flight_digest, q->version,
+                                   looked, &q->ticket);
     if (result == MCP_CACHE_FLIGHT_LEAD) {
         q->leads = 1;
         apr_pool_cleanup_register(q->r->pool, q, land_unfinished, apr_pool_cleanup_null);
@@ -230,7 +238,7 @@ static int ask(mcp_cache_request_t *q)
         if (look(q, &hit, &left)) {
             return serve(q, &hit, left);
         }
-        if (q->query.session && q->query.session_state == MCP_CACHE_SESSION_ENDED) {
+        if (q->ask->query.session && q->ask->query.session_state == MCP_CACHE_SESSION_ENDED) {
             return pass_ended(q);
         }
         flight = join(q, looked);

@@ -178,12 +178,12 @@ static void copy_entry(mcp_cache_keep_t *k, const mcp_cache_request_t *q, const 
 {
     const char *copy = apr_pstrdup(k->pool, headers);
 
-    memcpy(k->entry.digest, q->store_digest, MCP_CACHE_DIGEST);
-    memcpy(k->public_digest, q->query.digest[1], MCP_CACHE_DIGEST);
+    memcpy(k->entry.digest, q->ask->store_digest, MCP_CACHE_DIGEST);
+    memcpy(k->public_digest, q->ask->query.digest[1], MCP_CACHE_DIGEST);
     k->entry.ttl = q->tool ? q->tool->ttl : 0;
     k->entry.stale = mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_STALE);
-    k->generations = q->query.generations;
-    memcpy(k->entry.generation, q->query.generations.value, sizeof(k->entry.generation));
+    k->generations = q->ask->query.generations;
+    memcpy(k->entry.generation, q->ask->query.generations.value, sizeof(k->entry.generation));
     k->entry.flags = flags;
     k->entry.headers.p = copy;
     k->entry.headers.len = strlen(copy);
@@ -203,11 +203,11 @@ void mcp_cache_keep(mcp_cache_request_t *q, struct mcp_cache_capture_t *capture,
     k->whole = whole;
     k->known = q->known;
     k->by_hints = q->by_hints;
-    k->label = apr_pstrdup(k->pool, q->query.label);
+    k->label = apr_pstrdup(k->pool, q->ask->query.label);
     copy_entry(k, q, headers, flags);
     k->leads = k->near = q->leads;
     k->ticket = q->ticket;
-    memcpy(k->near_digest, q->near_digest, MCP_CACHE_DIGEST);
+    memcpy(k->near_digest, q->ask->near_digest, MCP_CACHE_DIGEST);
     if (mark_session) {
         memcpy(k->session, q->session_digest, MCP_CACHE_DIGEST);
         k->session_state = MCP_CACHE_SESSION_LIVE;

@@ -51,13 +51,9 @@ static int is_json(request_rec *r, const mcp_request_t *body)
         && (!type[16] || type[16] == ';' || apr_isspace(type[16]));
 }
 
-static int is_too_long(request_rec *r)
+static int is_too_long(const mcp_request_t *body)
 {
-    const char *declared = apr_table_get(r->headers_in, "Content-Length");
-    apr_off_t length;
-
-    return declared && strlen(declared) > 6
-        && (!ap_parse_strict_length(&length, declared) || length > MAX_BODY);
+    return body->declared < 0 || body->declared > MAX_BODY;
 }
 
 static mcp_cache_request_t *record_of(request_rec *r)
@@ -76,7 +72,7 @@ static mcp_cache_request_t *record_of(request_rec *r)
 int mcp_cache_fixups(request_rec *r)
 {
     mcp_cache_request_t *q = r->method_number == M_POST ? record_of(r) : NULL;
-    const mcp_request_t *body;
+    mcp_request_t *body;
     int status = OK;
 
     if (!q) {
@@ -87,16 +83,16 @@ int mcp_cache_fixups(request_rec *r)
         return DECLINED;
     }
     if (!body->complete) { /* else another module has read it, or there is none */
-        if (is_too_long(r)) {
+        if (is_too_long(body)) {
             return DECLINED;
         }
-        status = mcp_request_read(r, MAX_BODY, BODY_TIMEOUT, r->prev == NULL);
+        status = mcp_request_read_known(r, body, MAX_BODY, BODY_TIMEOUT, r->prev == NULL);
         if (status == SUSPENDED || status == AP_FILTER_ERROR) {
             return status;
         }
     }
     if (status == OK && body->length) {
-        status = mcp_request_decidable(r);
+        status = mcp_request_decidable_known(r, body);
     }
     return status == OK ? DECLINED : mcp_error_send(r, status);
 }
@@ -180,7 +176,9 @@ int mcp_cache_find_session(mcp_cache_request_t *q)
 
     if (session && mcp_cache_digest_session(q, session, q->session_digest)) {
         q->session = session;
-        q->query.session = q->session_digest;
+        if (q->ask) {
+            q->ask->query.session = q->session_digest;
+        }
     }
     return q->session != NULL;
 }
@@ -278,7 +276,7 @@ static int find_rule(mcp_cache_request_t *q)
 
     if (rpc->kind != MCP_RPC_REQUEST || rpc->ambiguous || rpc->duplicates
         || rpc->has_input_responses || rpc->has_request_state || rpc->has_task
-        || !rpc->id.len || !strchr("\"-0123456789", *rpc->id.p)) {
+        || !rpc->id.len) {
         return 0;
     }
     if (!strcmp(rpc->method, "tools/call") && rpc->name) {
@@ -311,7 +309,7 @@ static const char *what_of(const mcp_rpc_t *rpc)
 
 static void set_tags(mcp_cache_request_t *q, const char *caller)
 {
-    apr_uint64_t *tag = q->query.generations.tag;
+    apr_uint64_t *tag = q->ask->query.generations.tag;
     const char *what = q->tool ? q->rpc->name : q->rpc->method;
     const char *user = caller ? q->r->user : NULL, *key = caller ? strchr(caller, ':') + 1 : NULL;
 
@@ -352,7 +350,7 @@ static int digest_keys(mcp_cache_request_t *q, mcp_cache_key_t *key, const char 
     int shared = q->tool && q->tool->scope == MCP_CACHE_SCOPE_SHARED;
     const char *reads = q->r->user ? "shared:authenticated" : "shared:anybody";
     const char *writes = has_credentials(q->r) ? "shared:authenticated" : "shared:anybody";
-    mcp_cache_query_t *query = &q->query;
+    mcp_cache_query_t *query = &q->ask->query;
 
     key->audience = shared ? reads : "own";
     key->caller = shared ? NULL : caller;
@@ -360,13 +358,13 @@ static int digest_keys(mcp_cache_request_t *q, mcp_cache_key_t *key, const char 
     if (mcp_cache_key_digest(key, q->r->pool, query->digest[0]) != APR_SUCCESS) {
         return 0;
     }
-    memcpy(q->store_digest, query->digest[0], MCP_CACHE_DIGEST);
-    q->store_is_readable = 1;
+    memcpy(q->ask->store_digest, query->digest[0], MCP_CACHE_DIGEST);
+    q->ask->store_is_readable = 1;
     if (shared && strcmp(reads, writes)) {
         /* Asked with a credential that httpd has not checked: the answer is for the others. */
-        q->store_is_readable = 0;
+        q->ask->store_is_readable = 0;
         key->audience = writes;
-        return mcp_cache_key_digest(key, q->r->pool, q->store_digest) == APR_SUCCESS;
+        return mcp_cache_key_digest(key, q->r->pool, q->ask->store_digest) == APR_SUCCESS;
     }
     if (q->by_hints && mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_TRUST_PUBLIC)) {
         q->by_hints = 2;
@@ -401,7 +399,7 @@ static int make_key(mcp_cache_request_t *q)
         return 0;
     }
     set_tags(q, caller);
-    q->query.label = label_of(q, key.where, caller);
+    q->ask->query.label = label_of(q, key.where, caller);
     return 1;
 }
 
@@ -425,6 +423,7 @@ static void judge(mcp_cache_request_t *q)
     if (!find_rule(q)) {
         return;
     }
+    q->ask = apr_pcalloc(r->pool, sizeof(*q->ask));
     control = apr_table_get(r->headers_in, "Cache-Control");
     if (has_directive(control, "no-store") || has_broken_session(q)
         || !mcp_cache_accepted(apr_table_get(r->headers_in, "Accept"))) {

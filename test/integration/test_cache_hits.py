@@ -274,6 +274,12 @@ def test_an_ambiguous_or_broken_body_is_400(caching, backend, body, code):
     assert (answer.status, answer.message()["error"]["code"]) == (400, code)
 
 
+def test_a_length_with_noughts_in_front_is_one(caching, backend):
+    gateway = caching(backend(counting()), location=AUTH, alone=True)
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}'
+    assert ask(gateway, body, headers=[("Content-Length", "%040d" % len(body))]).status == 400
+
+
 def test_a_body_of_4_mb_passes(caching, server):
     a = server(era="stateless")
     gateway = caching(a, location=AUTH)
