@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The purses: a direct-mapped table in shared memory. Each has a flag that is taken without
- * waiting: whoever finds it taken asks Redis, as it does when another key has the place. A process
- * killed within these few instructions costs its place until the next start, and nothing else.
+ * The purses: a table in shared memory, in sets of WAYS places. A set has a flag that is taken
+ * without waiting: whoever finds it taken asks Redis, as it does when other keys have all places. A
+ * process killed within these few instructions costs its set until the next start, no more.
  */
 #include "mcp_rl_purse.h"
 
 #include <sched.h>
-#include <stddef.h>
 #include <string.h>
 
-#define PURSES 65536
-#define FIRST_LOAN 4
+#define SETS 16384
+#define WAYS 4
+#define FIRST_LOAN 8
+/* Of a loan this large one asks for more while the others still live on the rest. */
+#define SHARED_LOAN 64
 /* A loan is asked for by one request at a time; one whose answer was lost blocks no longer. */
 #define PATIENCE apr_time_from_msec(200)
 #define SPINS 1000
@@ -23,9 +25,8 @@
 #define QUICK apr_time_from_msec(100)
 
 typedef struct purse_t {
-    apr_uint32_t taken;
-    apr_uint32_t streak;
     apr_uint64_t key[2];
+    apr_uint64_t streak;
     apr_time_t seen;          /* the last request */
     apr_time_t lending;       /* a loan is being asked for, since then; 0: no */
     apr_time_t until;         /* of what is in it */
@@ -37,10 +38,16 @@ typedef struct purse_t {
     apr_int64_t remaining;    /* in the bucket, after the loan */
 } purse_t;
 
+typedef struct set_t {
+    apr_uint32_t taken;
+    apr_uint32_t reserved;
+    purse_t purse[WAYS];
+} set_t;
+
 struct mcp_rl_purses_t {
     apr_time_t listening;     /* until; atomic, as what follows */
     apr_time_t claimed;
-    purse_t purse[PURSES];
+    set_t set[SETS];
 };
 
 apr_size_t mcp_rl_purses_size(void)
@@ -81,27 +88,58 @@ static int is_large(const mcp_rl_rule_t *rule)
 
 static apr_int64_t most_of(const mcp_rl_rule_t *rule)
 {
-    apr_int64_t most = rule->burst / (is_large(rule) ? 64 : 4);
+    apr_int64_t most = rule->burst / (is_large(rule) ? 64 : 2);
 
     return most < 256 ? most : 256;
 }
 
-static purse_t *take(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_uint64_t key[2])
+/* The set that a key's purse is in, to be given back; NULL: somebody has it. */
+static set_t *take(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_uint64_t key[2])
 {
     const mcp_rl_rule_t *rule = ask->rule;
-    purse_t *purse;
+    set_t *set;
 
     memcpy(key, ask->digest, MCP_RL_DIGEST);
     key[1] ^= (apr_uint64_t)rule->amount * 0x9e3779b97f4a7c15u;
     key[1] ^= (apr_uint64_t)rule->period * 0xc2b2ae3d27d4eb4fu;
     key[1] ^= (apr_uint64_t)rule->burst * 0x165667b19e3779f9u;
-    purse = &purses->purse[key[0] % PURSES];
-    return __atomic_exchange_n(&purse->taken, 1, __ATOMIC_ACQUIRE) ? NULL : purse;
+    set = &purses->set[key[0] % SETS];
+    return __atomic_exchange_n(&set->taken, 1, __ATOMIC_ACQUIRE) ? NULL : set;
 }
 
-static void give(purse_t *purse)
+static void give(set_t *set)
 {
-    __atomic_store_n(&purse->taken, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&set->taken, 0, __ATOMIC_RELEASE);
+}
+
+static purse_t *find(set_t *set, const apr_uint64_t key[2])
+{
+    int i;
+
+    for (i = 0; i < WAYS; i++) {
+        if (memcmp(set->purse[i].key, key, sizeof(set->purse[i].key)) == 0) {
+            return &set->purse[i];
+        }
+    }
+    return NULL;
+}
+
+/* A place for a new key, if there is one: what is in use keeps its own. */
+static void settle_in(set_t *set, const apr_uint64_t key[2], apr_time_t now)
+{
+    purse_t *purse = &set->purse[0];
+    int i;
+
+    for (i = 1; i < WAYS; i++) {
+        if (set->purse[i].seen < purse->seen) {
+            purse = &set->purse[i];
+        }
+    }
+    if (now - purse->seen > SLOW && purse->until <= now) {
+        memset(purse, 0, sizeof(*purse));
+        memcpy(purse->key, key, sizeof(purse->key));
+        purse->seen = now;
+    }
 }
 
 static int is_busy(const mcp_rl_purses_t *purses, purse_t *purse, const mcp_rl_rule_t *rule,
@@ -137,27 +175,23 @@ int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_
                      mcp_rl_verdict_t *verdict, mcp_rl_loan_t *loan)
 {
     apr_uint64_t key[2];
-    purse_t *purse = take(purses, ask, key);
+    set_t *set = take(purses, ask, key);
+    purse_t *purse;
     int paid = 0, is_asked;
 
     memset(loan, 0, sizeof(*loan));
-    if (!purse) {
+    if (!set) {
         return 0;
     }
-    if (memcmp(purse->key, key, sizeof(purse->key)) != 0) {
-        /* One that is in use keeps its place; what it was lent is void with it otherwise. */
-        if (now - purse->seen > SLOW && purse->until <= now) {
-            memset(&purse->streak, 0, sizeof(*purse) - offsetof(purse_t, streak));
-            memcpy(purse->key, key, sizeof(purse->key));
-            purse->seen = now;
-        }
-        give(purse);
+    purse = find(set, key);
+    if (!purse) {
+        settle_in(set, key, now);
+        give(set);
         return 0;
     }
     is_asked = now - purse->lending <= PATIENCE;
-    /* One asks for more while the others still live on the rest. */
     if (purse->until > now && purse->tokens >= ask->cost
-        && (!is_large(ask->rule) || purse->tokens > purse->size / 2 || is_asked)) {
+        && (purse->size < SHARED_LOAN || purse->tokens > purse->size / 2 || is_asked)) {
         purse->tokens -= ask->cost;
         verdict->allowed = paid = 1;
         verdict->lent_out = 0;
@@ -169,7 +203,7 @@ int mcp_rl_purse_pay(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_time_
         ask_for_loan(purse, most_of(ask->rule), now, loan);
     }
     purse->seen = now;
-    give(purse);
+    give(set);
     return paid;
 }
 
@@ -177,13 +211,15 @@ void mcp_rl_purse_fill(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_tim
                        mcp_rl_verdict_t *verdict, const mcp_rl_loan_t *loan)
 {
     apr_uint64_t key[2];
-    purse_t *purse = take(purses, ask, key);
+    set_t *set = take(purses, ask, key);
+    purse_t *purse;
 
     /* A loan that finds no purse is void, and expires in Redis. */
-    if (!purse) {
+    if (!set) {
         return;
     }
-    if (memcmp(purse->key, key, sizeof(purse->key)) == 0 && purse->lending) {
+    purse = find(set, key);
+    if (purse && purse->lending) {
         purse->lending = 0;
         if (purse->generation != loan->generation) {
             purse->tokens = purse->owed = 0;
@@ -198,23 +234,25 @@ void mcp_rl_purse_fill(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_tim
         purse->reset_at = sent + verdict->reset;
         verdict->remaining += purse->tokens;
     }
-    give(purse);
+    give(set);
 }
 
 int mcp_rl_purse_empty(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, mcp_rl_loan_t *loan)
 {
     apr_uint64_t key[2];
+    set_t *set;
     purse_t *purse;
     int spins = 0;
 
     memset(loan, 0, sizeof(*loan));
-    while ((purse = take(purses, ask, key)) == NULL) {
+    while ((set = take(purses, ask, key)) == NULL) {
         if (++spins == SPINS) {
             return 0;
         }
         sched_yield();
     }
-    if (memcmp(purse->key, key, sizeof(purse->key)) == 0 && purse->tokens > 0) {
+    purse = find(set, key);
+    if (purse && purse->tokens > 0) {
         loan->given = purse->tokens;
         loan->settle = purse->owed - purse->tokens;
         loan->generation = purse->generation;
@@ -222,6 +260,6 @@ int mcp_rl_purse_empty(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, mcp_rl_
         purse->until = 0;
         purse->streak = 0;
     }
-    give(purse);
+    give(set);
     return loan->given > 0;
 }

@@ -5,20 +5,13 @@
 #include "mcp_rl_rule.h"
 
 /*
-<<<<<<< HEAD
  * Tokens that Redis has lent to this machine: for a key that asks all the time, one round trip pays
  * for many requests. What is lent has been taken out of the bucket, and until it has been spent,
  * given back or has expired the bucket is filled up to its capacity less that, so never more is
  * given out than without lending, by any number of gateways together.
-=======
- * Tokens that Redis has lent to this machine: for a key with a large bucket that asks all the time,
- * one round trip pays for many requests. What is lent has been taken out of the bucket, and until
- * it has been spent or has expired the bucket is filled up to its capacity less that, so never more
- * is given out than without lending, by any number of gateways together.
->>>>>>> tidy
  *
- * A large bucket lends little at a time, for a second. A small one lends up to a quarter, for five
- * seconds, after some questions in a row, and only to a machine that listens to recalls
+ * A large bucket lends little at a time, for a second. A small one lends up to half of what it has,
+ * for five seconds, after some questions in a row, and only to a machine that listens to recalls
  * (mcp_rl_recall.h): whoever would be refused for want of what others were lent gets it back from
  * them. A key that asks seldom is lent nothing. A loan is about what was spent of the last one.
  */

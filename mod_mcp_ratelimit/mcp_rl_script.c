@@ -60,6 +60,7 @@
     "    local amount, of = string.match(settle, '^(%d+) (%d+)$')\n" \
     "    if amount and tonumber(of) == gen then lent = max(0, lent - tonumber(amount)) end\n" \
     "  end\n" \
+    "  if lent == 0 then until_ = 0 end\n" \
     "  local tokens, last = number(s[1]), when(s[2])\n" \
     "  local full = max(0, cap - lent) * 1000000\n" \
     "  local fill = span(cap * 1000000, n, period)\n" \
@@ -96,17 +97,19 @@
     "    redis.pcall('PUBLISH', '" MCP_RL_RECALL_CHANNEL "',\n" \
     "      string.format('%.0f %.0f %.0f ', n, period, cap) .. key)\n" \
     "  end\n" \
-    "  if ok ~= true or micro < want * part * 1000000 then want = 0 end\n" \
+    "  want = ok == true and min(want, down(micro / part / 1000000)) or 0\n" \
     "  if want > 0 then\n" \
     "    if until_ == 0 then gen, until_ = gen + 1, now + life end\n" \
     "    micro, lent = micro - want * 1000000, lent + want\n" \
     "  end\n" \
     "  local reset = span(cap * 1000000 - micro, n, period)\n" \
     "  local function store()\n" \
-    "    redis.call('HSET', key, 'tokens', fixed6(micro), " \
-    "'last_refill', fixed6(max(last, now)))\n" \
+    "    local tokens, at = fixed6(micro), fixed6(max(last, now))\n" \
     "    if want > 0 or settle ~= '' then\n" \
-    "      redis.call('HSET', key, 'lent', string.format('%d %d %.0f', lent, gen, until_))\n" \
+    "      redis.call('HSET', key, 'tokens', tokens, 'last_refill', at,\n" \
+    "        'lent', string.format('%d %d %.0f', lent, gen, until_))\n" \
+    "    else\n" \
+    "      redis.call('HSET', key, 'tokens', tokens, 'last_refill', at)\n" \
     "    end\n" \
     "    redis.call('PEXPIRE', key, up((reset + max(0, last - now)) / 1000) + 1000)\n" \
     "  end\n" \

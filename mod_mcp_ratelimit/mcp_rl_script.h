@@ -11,35 +11,22 @@
  * ARGV: floor, grace (microseconds of the server's clock; 0: none), a name that no other call has;
  * then for each key: kind, mode, cost, amount, period, burst, block, member. Times are in
  * microseconds. For slots period is the lease and burst what the asking machine holds. For a bucket
-<<<<<<< HEAD
  * block is how many tokens to lend, if the only key's bucket has plenty, and member "AMOUNT
  * GENERATION" of an earlier loan that is over (mcp_rl_purse.h); the hash has the field `lent` then.
  * Answer: allowed, the server's time, then for each key: allowed (2: slots are not given out yet;
  * 3: no, but others were lent enough, and have been asked to give it back, see mcp_rl_recall.h),
  * remaining, wait, wait for one, reset; behind them, if tokens were lent: how many, their
  * generation, the time until they expire.
-=======
- * block is how many tokens to lend, if the only key's bucket has plenty, and member "AMOUNT
- * GENERATION" of an earlier loan that is over (mcp_rl_purse.h); the hash has the field `lent` then.
- * Answer: allowed, the server's time, then for each key: allowed (2: slots are not given out yet),
- * remaining, wait, wait for one, reset; behind them, if tokens were lent: how many, their
- * generation, the time until they expire.
->>>>>>> tidy
  *
  * floor: what was written before is not trusted, since the server has been restarted; a bucket that
  * is older starts empty, not full. grace: no new slot before, so that those who hold one
  * can tell the server first.
  *
-<<<<<<< HEAD
  * mcp_rl_script_give_back, for one bucket. ARGV: its capacity, what is left of a loan, what was
  * spent of it, its generation. Answer: 0: it had expired.
  *
  * mcp_rl_script_renew. ARGV: lease in milliseconds; then the member for each key. Answer: 1 or, if
  * the lease is gone, 0. It never adds a member.
-=======
- * mcp_rl_script_renew. ARGV: lease in milliseconds; then the member for each key. Answer: 1 or, if
- * the lease is gone, 0. It never adds a member.
->>>>>>> tidy
  */
 extern const char mcp_rl_script_renew[];
 extern const char mcp_rl_script_give_back[];

@@ -1,13 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# No path of the machine on which something was written, and no package registry, in any file; no
-# fixed temporary file in what ships. (The brackets keep this file from finding itself.)
+# No path of the machine on which something was written, no package registry and no mark of a merge
+# that was not finished, in any file; no fixed temporary file in what ships. (The brackets keep this file from finding itself.)
 . "$(dirname "$0")/guard.sh"
 
 own='[/]work/|[/]root/'
 registries='registry[.](npmjs|yarnpkg|npmmirror)|pypi[.]org|pythonhosted[.]org'
 registries="$registries|(deb|security)[.]debian[.]org"
 temporary='[/]tmp/'
+unmerged='^(<<<<<<<|>>>>>>>) '
 
 # What is written by hand; neither what was built nor what was installed beside it.
 written() {
@@ -26,7 +27,8 @@ written() {
 list=$(written)
 checked=$(echo "$list" | grep -c .)
 if test "$checked" -gt 0; then
-    found=$(echo "$list" | tr '\n' '\0' | xargs -0 grep -nHE "$own|$registries") && bad "$found"
+    found=$(echo "$list" | tr '\n' '\0' | xargs -0 grep -nHE "$own|$registries|$unmerged") &&
+        bad "$found"
     found=$(echo "$list" | grep -v "^$top/test/" | tr '\n' '\0' |
         xargs -0 -r grep -nHE "$temporary") && bad "$found"
 fi

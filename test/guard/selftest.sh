@@ -147,6 +147,7 @@ fails directives '2 entries, 1 names' \
 fails sizes 'longer(int a, (101 lines' 'long_function 97 >>common/mcp_a.c'
 fails sizes 'mcp_a.h has 1001 lines' 'yes "/* */" | head -n 1001 >common/mcp_a.h'
 fails sizes 'mcp_a.h: wider than 100 columns: 1$' 'printf "/* %095d */\n" 0 >common/mcp_a.h'
+fails words 'mcp_a.h' 'echo "<<<<<<< ""HEAD" >>common/mcp_a.h'
 fails words 'README' 'echo "see /""work/main" >README'
 fails words 'lock.json' 'echo "https://registry"".npmjs.org/x" >test/lock.json'
 fails words 'fetch.py' 'echo "http://deb"".debian.org/x" >test/fetch.py'

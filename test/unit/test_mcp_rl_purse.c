@@ -93,7 +93,7 @@ START_TEST(a_small_bucket_lends_to_who_listens_and_asks_for_long)
     mcp_rl_purses_listen(purses, START + 100 * SECOND);
     ck_assert_int_eq(questions(START + 20 * SECOND, 3 * SECOND), 0);
     ck_assert_int_eq(questions(START + 90 * SECOND, 500 * MS), 6);
-    ck_assert_int_le(loan.want, 50 / 4);
+    ck_assert_int_le(loan.want, 50 / 2);
     mcp_rl_purses_listen(purses, 0);
     ck_assert_int_eq(questions(START + 95 * SECOND, 500 * MS), 0);
 }
@@ -113,7 +113,7 @@ START_TEST(a_small_loan_is_spent_to_the_end_whenever_in_its_life)
     }
     ck_assert(!pay(START + 9 * SECOND));
     ck_assert_int_eq(loan.settle, 4);
-    ck_assert_int_eq(loan.want, 8);
+    ck_assert_int_eq(loan.want, 16);
 }
 END_TEST
 
@@ -172,19 +172,34 @@ START_TEST(a_loan_settles_what_was_spent_of_the_last_one)
     pay(START + MS);
     ck_assert_int_eq(loan.settle, 0);
     fill(START + MS, 4, 7, SECOND);
-    for (i = 0; i < 2; i++) {
+    for (i = 0; i < 4; i++) {
         ck_assert(pay(START + 2 * MS));
     }
-    ck_assert(!pay(START + 2 * MS)); /* half is left for the others */
-    ck_assert_int_eq(loan.settle, 2);
+    ck_assert(!pay(START + 2 * MS));
+    ck_assert_int_eq(loan.settle, 4);
     ck_assert_int_eq(loan.generation, 7);
-    ck_assert(pay(START + 2 * MS));
-    fill(START + 2 * MS, 8, 7, SECOND);
-    for (i = 0; i < 5; i++) {
-        ck_assert(pay(START + 3 * MS));
+}
+END_TEST
+
+START_TEST(of_a_great_loan_half_is_left_for_the_others_while_one_asks)
+{
+    int i;
+
+    use(256 * 64, SECOND);
+    pay(START);
+    pay(START + MS);
+    fill(START + MS, 8, 7, SECOND);
+    for (i = 0; i < 5; i++) { /* loans double as long as they are spent: 16 to 256 */
+        while (pay(START + 2 * MS)) {
+        }
+        ck_assert_int_eq(loan.want, 16 << i);
+        fill(START + 2 * MS, loan.want, 7, SECOND);
     }
-    ck_assert(!pay(START + 3 * MS));
-    ck_assert_int_eq(loan.settle, 6);
+    for (i = 0; pay(START + 3 * MS); i++) {
+    }
+    ck_assert_int_ge(i, 128);
+    ck_assert_int_ge(loan.settle, 128);
+    ck_assert(pay(START + 3 * MS));
 }
 END_TEST
 
@@ -229,6 +244,9 @@ static int redis(apr_time_t now, mcp_rl_loan_t *l)
     if (l->settle && l->generation == generation) {
         lent -= l->settle < lent ? l->settle : lent;
     }
+    if (!lent) {
+        lent_until = 0;
+    }
     cap = (double)(rule.burst - lent);
     tokens += (double)(now - last) * (double)rule.amount / (double)rule.period;
     tokens = tokens < cap ? tokens : cap;
@@ -238,7 +256,10 @@ static int redis(apr_time_t now, mcp_rl_loan_t *l)
         return tokens + (double)lent >= 1 ? 3 : 0;
     }
     tokens -= 1;
-    if (l->want && tokens >= part * (double)l->want) {
+    if ((double)l->want > tokens / part) {
+        l->want = (apr_int64_t)(tokens / part);
+    }
+    if (l->want > 0) {
         if (!lent_until) {
             generation++;
             lent_until = now + (is_small() ? 5 : 1) * SECOND;
@@ -338,6 +359,7 @@ int main(void)
     tcase_add_test(tcase, only_buckets_that_ask_all_the_time_get_a_loan);
     tcase_add_test(tcase, what_was_lent_is_paid_out_once_and_in_time_only);
     tcase_add_test(tcase, a_loan_settles_what_was_spent_of_the_last_one);
+    tcase_add_test(tcase, of_a_great_loan_half_is_left_for_the_others_while_one_asks);
     tcase_add_test(tcase, another_generation_voids_what_is_left_of_the_last);
     tcase_add_loop_test(tcase, purses_and_bucket_together_give_out_no_more_than_the_bucket_alone, 0,
                         2);
