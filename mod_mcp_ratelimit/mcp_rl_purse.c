@@ -19,7 +19,7 @@
 #define SPINS 1000
 
 /* A key asks all the time if it has asked so often in a row, each time within SLOW of the last. */
-#define STREAK 5
+#define STREAK 10
 #define SLOW apr_time_from_sec(2)
 /* Or, where a loan is too small a part of the bucket to be missed, once within this. */
 #define QUICK apr_time_from_msec(100)

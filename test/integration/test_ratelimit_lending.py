@@ -68,9 +68,9 @@ def test_a_busy_key_asks_seldom(fleet):
 
 def test_a_key_that_has_just_come_is_lent_nothing(fleet):
     server, (one,) = fleet(1)
-    assert admitted(one, 5) == 5
+    assert admitted(one, 10) == 10
     assert lent(server) == 0
-    assert server.ask("HGET", KEY, "tokens").startswith(b"45.")
+    assert server.ask("HGET", KEY, "tokens").startswith(b"40.")
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

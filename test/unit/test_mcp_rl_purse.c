@@ -92,7 +92,7 @@ START_TEST(a_small_bucket_lends_to_who_listens_and_asks_for_long)
     ck_assert_int_eq(questions(START, 500 * MS), 0);
     mcp_rl_purses_listen(purses, START + 100 * SECOND);
     ck_assert_int_eq(questions(START + 20 * SECOND, 3 * SECOND), 0);
-    ck_assert_int_eq(questions(START + 90 * SECOND, 500 * MS), 6);
+    ck_assert_int_eq(questions(START + 90 * SECOND, 500 * MS), 11);
     ck_assert_int_le(loan.want, 50 / 2);
     mcp_rl_purses_listen(purses, 0);
     ck_assert_int_eq(questions(START + 95 * SECOND, 500 * MS), 0);
