@@ -107,6 +107,18 @@ static set_t *take(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_uint64_
     return __atomic_exchange_n(&set->taken, 1, __ATOMIC_ACQUIRE) ? NULL : set;
 }
 
+/* The same for who has tokens to put in or take out: whoever has the set is done in a moment. */
+static set_t *take_patiently(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_uint64_t key[2])
+{
+    set_t *set;
+    int spins = 0;
+
+    while ((set = take(purses, ask, key)) == NULL && ++spins < SPINS) {
+        sched_yield();
+    }
+    return set;
+}
+
 static void give(set_t *set)
 {
     __atomic_store_n(&set->taken, 0, __ATOMIC_RELEASE);
@@ -211,7 +223,7 @@ void mcp_rl_purse_fill(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_tim
                        mcp_rl_verdict_t *verdict, const mcp_rl_loan_t *loan)
 {
     apr_uint64_t key[2];
-    set_t *set = take(purses, ask, key);
+    set_t *set = take_patiently(purses, ask, key);
     purse_t *purse;
 
     /* A loan that finds no purse is void, and expires in Redis. */
@@ -240,16 +252,12 @@ void mcp_rl_purse_fill(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, apr_tim
 int mcp_rl_purse_empty(mcp_rl_purses_t *purses, const mcp_rl_ask_t *ask, mcp_rl_loan_t *loan)
 {
     apr_uint64_t key[2];
-    set_t *set;
+    set_t *set = take_patiently(purses, ask, key);
     purse_t *purse;
-    int spins = 0;
 
     memset(loan, 0, sizeof(*loan));
-    while ((set = take(purses, ask, key)) == NULL) {
-        if (++spins == SPINS) {
-            return 0;
-        }
-        sched_yield();
+    if (!set) {
+        return 0;
     }
     purse = find(set, key);
     if (purse && purse->tokens > 0) {
