@@ -45,7 +45,7 @@ describe('sealed ids', { skip: stock }, () => {
     })(), 'the conversation', 30000));
 
     const again = {
-        'a graceful restart': gateway => gateway.reload('SIGUSR1'),
+        'a graceful restart': gateway => gateway.graceful(),
         'a restart': gateway => gateway.reload('SIGHUP'),
         'a stop and start': gateway => gateway.restart(),
     };

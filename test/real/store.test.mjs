@@ -39,7 +39,7 @@ describe('a session store in Redis', { skip: stock }, () => {
     test('a session goes on through graceful restarts of both', () => soon((async () => {
         const client = await open();
         for (const gateway of world.gateways)
-            await gateway.reload('SIGUSR1');
+            await gateway.graceful();
         await listening(client);
         await call(client, 'announce', { text: 'after' });
         await until(() => client.heard.includes('after'), 'the announcement');
