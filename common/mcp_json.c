@@ -13,6 +13,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 /* Up to here pairs are compared; above, names are sorted, so that no object costs n * n. */
 #define FEW_NAMES 16
@@ -70,43 +73,24 @@ int mcp_json_peek_far(mcp_json_t *json)
     return at < json->end ? (unsigned char)*at : -1;
 }
 
-apr_size_t mcp_json_utf8(const char *at, const char *end)
-{
-    const unsigned char *s = (const unsigned char *)at;
-    apr_size_t left = (apr_size_t)(end - at), len, i;
-    unsigned char low = 0x80, high = 0xbf; /* of the second byte */
-
-    if (!left || (s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4) {
-        return 0;
-    }
-    if (s[0] < 0x80) {
-        return 1;
-    }
-    len = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-    if (left < len) {
-        return 0;
-    }
-    /* No form that is longer than needed, no surrogate, nothing above U+10FFFF. */
-    switch (s[0]) {
-    case 0xe0: low = 0xa0; break;
-    case 0xed: high = 0x9f; break;
-    case 0xf0: low = 0x90; break;
-    case 0xf4: high = 0x8f; break;
-    }
-    if (s[1] < low || s[1] > high) {
-        return 0;
-    }
-    for (i = 2; i < len; i++) {
-        if ((s[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    return len;
-}
-
-/* Skip bytes that need no look: printable ASCII but quote and backslash, eight at a time. */
+/* Skip bytes that need no look, many at a time: printable ASCII but quote and backslash. */
 static inline const char *skip_plain(const char *at, const char *end)
 {
+#ifdef __SSE2__
+    while (end - at >= 16) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)at);
+        /* As signed bytes what is not ASCII is below 0x20, too. */
+        __m128i odd = _mm_or_si128(_mm_cmplt_epi8(x, _mm_set1_epi8(0x20)),
+                                   _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('"')),
+                                                _mm_cmpeq_epi8(x, _mm_set1_epi8('\\'))));
+        int found = _mm_movemask_epi8(odd);
+
+        if (found) {
+            return at + __builtin_ctz((unsigned)found);
+        }
+        at += 16;
+    }
+#endif
     while (end - at >= 8) {
         uint64_t x, quote, backslash, found;
 
@@ -517,7 +501,9 @@ apr_status_t mcp_json_open(mcp_json_t *json, mcp_json_nest_t *nest)
     return APR_SUCCESS;
 }
 
-apr_status_t mcp_json_next(mcp_json_t *json, mcp_json_nest_t *nest, mcp_span_t *name)
+/* In a function of its own: what it calls would cost mcp_json_next() its registers. */
+static __attribute__((noinline)) apr_status_t read_next(mcp_json_t *json, mcp_json_nest_t *nest,
+                                                        mcp_span_t *name)
 {
     int c = mcp_json_peek(json);
 
@@ -533,6 +519,32 @@ apr_status_t mcp_json_next(mcp_json_t *json, mcp_json_nest_t *nest, mcp_span_t *
     }
     nest->has_started = 1;
     return nest->is_object ? read_name(json, name) : APR_SUCCESS;
+}
+
+/* What as good as all members look like is read here. Nothing is touched before that is certain. */
+apr_status_t mcp_json_next(mcp_json_t *json, mcp_json_nest_t *nest, mcp_span_t *name)
+{
+    const char *at = json->at, *end = json->end, *start;
+
+    if (!nest->is_object || at == end || (nest->has_started && *at++ != ',')) {
+        return read_next(json, nest, name);
+    }
+    at += at < end && *at == ' ';
+    if (at == end || *at++ != '"') {
+        return read_next(json, nest, name);
+    }
+    start = at;
+    at = skip_plain(at, end);
+    if (end - at < 2 || at[0] != '"' || at[1] != ':' || json->duplicates
+        || json->used == json->size) {
+        return read_next(json, nest, name);
+    }
+    name->p = start;
+    name->len = (apr_size_t)(at - start);
+    json->names[json->used++] = *name;
+    json->at = at + 2;
+    nest->has_started = 1;
+    return APR_SUCCESS;
 }
 
 apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
