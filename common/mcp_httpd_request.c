@@ -14,6 +14,7 @@
 #include <http_connection.h>
 #include <http_core.h>
 #include <http_protocol.h>
+#include <http_request.h>
 #include <http_ssl.h>
 #include <util_filter.h>
 
@@ -44,7 +45,7 @@ typedef struct reading_t {
     apr_bucket_brigade *bb;
     mcp_park_t *park;
     mcp_timer_t timer;
-    int replayed;    /* the input filter is in place */
+    int replayed;    /* an input filter hands it on */
     apr_size_t sent; /* by the input filter */
 } reading_t;
 
@@ -380,10 +381,33 @@ static const mcp_rpc_t *rpc_of(request_rec *r, reading_t *in)
 {
     if (!in->pub.rpc) {
         in->pub.rpc = mcp_rpc_parse(in->pub.body ? in->pub.body : "", in->pub.length, r->pool);
+/* An internal redirect begins with the filters of the connection: ours is not among them. */
+static void hand_on_again(request_rec *r)
+{
+    void *known = NULL;
+    reading_t *in;
+    ap_filter_t *f;
+
+    if (!r->prev) {
+        return;
+    }
+    apr_pool_userdata_get(&known, REQUEST_KEY, r->pool);
+    in = known;
+    if (!in || in->pub.magic != REQUEST_MAGIC || !in->replayed) {
+        return;
+    }
+    for (f = r->input_filters; f && f->ctx != in; f = f->next) {
+    }
+    if (!f) {
+        ap_add_input_filter_handle(body_filter_handle, in, r, r->connection);
+    }
+}
+
     }
     return in->pub.rpc;
 }
 
+    ap_hook_insert_filter(hand_on_again, NULL, NULL, APR_HOOK_MIDDLE);
 const mcp_rpc_t *mcp_request_rpc(request_rec *r)
 {
     return rpc_of(r, reading(r));

@@ -250,6 +250,17 @@ def test_a_body_that_comes_slowly_hits_too(caching, backend):
         assert (status(answer.finish()), answer.message()["id"]) == ("hit", 2)
 
 
+@pytest.mark.parametrize("there", [[], ["MCPCacheTool echo 60s"]], ids=["plain", "cached"])
+def test_a_body_that_was_read_outlives_an_internal_redirect(caching, backend, there):
+    tool = counting()
+    gateway = caching(backend(tool), alone=True, modules=["rewrite"], location=[
+        "RewriteEngine On", "RewriteRule . /there [PT]"], server=[
+            '<Location "/there">', 'ProxyPass "balancer://mcp/mcp"', *there, "</Location>"])
+    for n in range(2):
+        assert ask(gateway, call("echo", x=n)).status == 200
+    assert [message["params"]["arguments"] for message in tool.calls] == [{"x": 0}, {"x": 1}]
+
+
 def test_other_bodies_pass_where_the_cache_is_on(caching, backend):
     def script(peer):
         assert peer.read_request().body == b"grant_type=x"
