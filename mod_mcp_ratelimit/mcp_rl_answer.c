@@ -74,6 +74,12 @@ static apr_int64_t seconds(apr_interval_time_t t)
     return (t + APR_USEC_PER_SEC - 1) / APR_USEC_PER_SEC;
 }
 
+/* Times in which tokens come have some millionths more than that, for rounding. */
+static apr_int64_t seconds_of_reset(apr_time_t t)
+{
+    return t > 1000 ? seconds(t - 1000) : seconds(t);
+}
+
 static apr_int64_t capacity(const mcp_rl_rule_t *rule)
 {
     return rule->kind == MCP_RL_BUCKET ? rule->burst : rule->amount;
@@ -104,7 +110,7 @@ void mcp_rl_tell(mcp_rl_request_t *q, const mcp_rl_ask_t *ask, const mcp_rl_verd
     apr_pool_t *p = q->r->pool;
     const mcp_rl_rule_t *rule = ask->rule;
     apr_int64_t remaining = verdict->allowed ? verdict->remaining : 0;
-    apr_int64_t reset = seconds(verdict->reset);
+    apr_int64_t reset = seconds_of_reset(verdict->reset);
     const char *name = mcp_rl_limit_name(rule->limit);
 
     switch (mcp_conf_number(mcp_rl_dir(q->r)->values, MCP_RL_HEADERS)) {

@@ -64,6 +64,11 @@ def test_headers_tell_how_things_stand(gateway, backend, store):
 
 
 def test_headers_are_of_the_limit_nearest_to_refusal(gateway, backend, store):
+def test_a_bucket_of_one_is_full_again_after_its_period(gateway, backend, store):
+    made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 1/60s"))
+    assert 55 <= int(post(made).header("X-RateLimit-Reset")) <= 60
+
+
     made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 100/1h",
                                              "MCPRateLimitWindow 7/1h"))
     assert post(made).header("X-RateLimit-Limit") == "7"
