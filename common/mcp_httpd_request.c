@@ -337,6 +337,23 @@ int mcp_request_read_known(request_rec *r, mcp_request_t *request, apr_off_t lim
     return status;
 }
 
+/* What cannot be had at once is not there, and no error of the request's. */
+int mcp_request_read_ready(request_rec *r, apr_off_t limit)
+{
+    reading_t *in = reading(r);
+    apr_status_t rv = APR_SUCCESS;
+
+    if (in->bb || r->expecting_100 || in->pub.declared > limit) {
+        return OK;
+    }
+    in->bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
+    while (rv == APR_SUCCESS && !in->pub.complete) {
+        rv = read_some(r, in, APR_NONBLOCK_READ);
+        rv = rv == APR_SUCCESS && take_brigade(r, in, limit) != OK ? APR_EGENERAL : rv;
+    }
+    return rv == AP_FILTER_ERROR ? AP_FILTER_ERROR : OK;
+}
+
 /* Hands the body that has been read to whatever handler reads its request the usual way. */
 static apr_status_t body_filter(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mode_t mode,
                                 apr_read_type_e block, apr_off_t readbytes)
@@ -364,23 +381,6 @@ static apr_status_t body_filter(ap_filter_t *f, apr_bucket_brigade *bb, ap_input
     return APR_SUCCESS;
 }
 
-void mcp_request_register(const char *filter_name)
-{
-    body_filter_handle = ap_register_input_filter(filter_name, body_filter, NULL,
-                                                  AP_FTYPE_RESOURCE);
-}
-
-void mcp_request_take(request_rec *r)
-{
-    reading_t *in = reading(r);
-
-    in->sent = in->pub.length;
-}
-
-static const mcp_rpc_t *rpc_of(request_rec *r, reading_t *in)
-{
-    if (!in->pub.rpc) {
-        in->pub.rpc = mcp_rpc_parse(in->pub.body ? in->pub.body : "", in->pub.length, r->pool);
 /* An internal redirect begins with the filters of the connection: ours is not among them. */
 static void hand_on_again(request_rec *r)
 {
@@ -403,11 +403,28 @@ static void hand_on_again(request_rec *r)
     }
 }
 
+void mcp_request_register(const char *filter_name)
+{
+    body_filter_handle = ap_register_input_filter(filter_name, body_filter, NULL,
+                                                  AP_FTYPE_RESOURCE);
+    ap_hook_insert_filter(hand_on_again, NULL, NULL, APR_HOOK_MIDDLE);
+}
+
+void mcp_request_take(request_rec *r)
+{
+    reading_t *in = reading(r);
+
+    in->sent = in->pub.length;
+}
+
+static const mcp_rpc_t *rpc_of(request_rec *r, reading_t *in)
+{
+    if (!in->pub.rpc) {
+        in->pub.rpc = mcp_rpc_parse(in->pub.body ? in->pub.body : "", in->pub.length, r->pool);
     }
     return in->pub.rpc;
 }
 
-    ap_hook_insert_filter(hand_on_again, NULL, NULL, APR_HOOK_MIDDLE);
 const mcp_rpc_t *mcp_request_rpc(request_rec *r)
 {
     return rpc_of(r, reading(r));

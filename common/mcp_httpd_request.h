@@ -46,6 +46,13 @@ int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeou
 int mcp_request_read_known(request_rec *r, mcp_request_t *request, apr_off_t limit,
                            apr_interval_time_t timeout, int may_suspend);
 
+/**
+ * For a hook that refuses the request: take the body if it has come already, and is no longer than
+ * @a limit, so that the refusal can have the message's id. No filter hands it on.
+ * @return OK, whether or not it is there now; AP_FILTER_ERROR: a filter has answered already
+ */
+int mcp_request_read_ready(request_rec *r, apr_off_t limit);
+
 /** For a handler that takes the body from the record: the input filter has nothing more to give. */
 void mcp_request_take(request_rec *r);
 

@@ -2,8 +2,8 @@
 /*
  * The hooks of a request. Its questions are gathered first and asked together, so that one round
  * trip decides all of them. A request is decided once, however often its phases run: mod_mcp_proxy
- * runs them again when a body was slow, and internal redirects start new records for the same
- * request.
+ * runs them again when a body was slow. An internal redirect starts a new record for the same
+ * request: there it is asked for the limits that it has not been asked for yet.
  */
 #include "mcp_rl_check.h"
 
@@ -21,6 +21,8 @@
 
 #define MAX_BODY (4 * 1024 * 1024)
 #define BODY_TIMEOUT apr_time_from_sec(30)
+/* Read of a message that is refused before authentication, to answer with its id. */
+#define MAX_REFUSED (64 * 1024)
 
 mcp_rl_process_t *mcp_rl_process;
 
@@ -101,13 +103,42 @@ static int is_surely_anonymous(request_rec *r)
         && !has_client_certificate(r);
 }
 
-static void log_dry_run(request_rec *r, const mcp_rl_ask_t *ask)
+/* Once a request and limit: the store may be away in two phases. */
+static void log_dry_run(request_rec *r, mcp_rl_limit_e limit, const char *key)
 {
-    mcp_rl_count(mcp_rl_process->store.counters, ask->rule->limit, MCP_RL_WOULD_REFUSE);
-    apr_table_setn(r->subprocess_env, "MCP_LIMIT_DRYRUN", mcp_rl_limit_name(ask->rule->limit));
+    const char *name = mcp_rl_limit_name(limit);
+    const char *said = apr_table_get(r->subprocess_env, "MCP_LIMIT_DRYRUN");
+
+    if (said && strcmp(said, name) == 0) {
+        return;
+    }
+    mcp_rl_count(mcp_rl_process->store.counters, limit, MCP_RL_WOULD_REFUSE);
+    apr_table_setn(r->subprocess_env, "MCP_LIMIT_DRYRUN", name);
     ap_log_rerror(APLOG_MARK, APLOG_WARNING, 0, r, MCP_LOGNO(3010)
-                  "dry run: would be refused by limit %s of %s",
-                  mcp_rl_limit_name(ask->rule->limit), ask->key);
+                  "dry run: would be refused by limit %s of %s", name, key);
+}
+
+/* The address has asked and may go on. */
+static void note_address(mcp_rl_request_t *q, const mcp_rl_ask_t *ask,
+                         const mcp_rl_outcome_t *outcome)
+{
+    if (!q->address_charged) {
+        return;
+    }
+    mcp_rl_count(mcp_rl_process->store.counters, MCP_RL_ADDRESS, MCP_RL_ALLOWED);
+    if (!outcome->is_down) {
+        q->address = apr_pmemdup(q->r->pool, ask, sizeof(*ask));
+        q->address_verdict = outcome->verdicts[0];
+    }
+}
+
+/* Refuse before authentication. The answer has the message's id if the message is there. */
+static int refuse_address(mcp_rl_request_t *q, const asks_t *asks, const mcp_rl_outcome_t *outcome)
+{
+    if (mcp_request_read_ready(q->r, MAX_REFUSED) == AP_FILTER_ERROR) {
+        return AP_FILTER_ERROR;
+    }
+    return outcome->is_closed ? mcp_rl_refuse_closed(q) : mcp_rl_refuse(q, asks->ask, outcome);
 }
 
 int mcp_rl_check_address(request_rec *r)
@@ -136,21 +167,16 @@ int mcp_rl_check_address(request_rec *r)
     else if (!mcp_rl_store_is_denied(&mcp_rl_process->store, asks.ask, 1, &outcome)) {
         return DECLINED;
     }
-    if (outcome.is_closed) {
-        return is_dry_run(dir) ? DECLINED : mcp_rl_refuse_closed(q);
-    }
-    if (outcome.refused_by < 0) {
-        if (q->address_charged) {
-            mcp_rl_count(mcp_rl_process->store.counters, MCP_RL_ADDRESS, MCP_RL_ALLOWED);
-        }
+    if (!outcome.is_closed && outcome.refused_by < 0) {
+        note_address(q, asks.ask, &outcome);
         return DECLINED;
     }
     if (is_dry_run(dir)) {
-        log_dry_run(r, &asks.ask[0]);
+        log_dry_run(r, outcome.is_closed ? MCP_RL_STORE : MCP_RL_ADDRESS, asks.ask[0].key);
         q->address_charged = 1;
         return DECLINED;
     }
-    return mcp_rl_refuse(q, asks.ask, &outcome);
+    return refuse_address(q, &asks, &outcome);
 }
 
 static int is_on_its_worker(const request_rec *r)
@@ -198,12 +224,13 @@ void mcp_rl_check_error(request_rec *r)
 int mcp_rl_check_log(request_rec *r)
 {
     mcp_rl_request_t *q = ap_get_module_config(r->request_config, &mcp_ratelimit_module);
+    request_rec *last = r;
 
-    while (r->next) {
-        r = r->next;
+    while (last->next) {
+        last = last->next;
     }
-    if (q && r->status == HTTP_UNAUTHORIZED) {
-        mcp_rl_charge_401(q->r);
+    if (q && last->status == HTTP_UNAUTHORIZED) {
+        mcp_rl_charge_401(r);
     }
     return DECLINED;
 }
@@ -341,8 +368,20 @@ static int wants_slot(const request_rec *r, const mcp_rpc_t *rpc)
     return 0;
 }
 
-static void ask_for_tools(asks_t *asks, request_rec *r, const mcp_rl_dir_t *dir, const char *who,
-                          const mcp_rpc_t *rpc)
+static int is_among(const apr_array_header_t *tools, const mcp_rl_rule_t *rule)
+{
+    int i;
+
+    for (i = 0; tools && i < tools->nelts; i++) {
+        if (APR_ARRAY_IDX(tools, i, const mcp_rl_rule_t *) == rule) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void ask_for_tools(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
+                          const char *who, const mcp_rpc_t *rpc)
 {
     int i;
 
@@ -351,10 +390,20 @@ static void ask_for_tools(asks_t *asks, request_rec *r, const mcp_rl_dir_t *dir,
         apr_int64_t count = rule->amount > 0 ? tool_count(rpc, rule->pattern) : 0;
 
         /* One place is left for the slot. */
-        if (count && asks->count < MCP_RL_MAX_ASKS - 1) {
-            add_ask(asks, r, rule, who, MCP_RL_TAKE, count);
+        if (count && asks->count < MCP_RL_MAX_ASKS - 1 && !is_among(q->tools, rule)) {
+            add_ask(asks, q->r, rule, who, MCP_RL_TAKE, count);
         }
     }
+    if (rpc && dir->tools) {
+        q->tools = q->tools ? apr_array_append(q->r->pool, q->tools, dir->tools) : dir->tools;
+    }
+}
+
+/* NULL: there is no such limit here, or it has been asked for before an internal redirect. */
+static const mcp_rl_rule_t *rule_to_ask(const mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
+                                        mcp_rl_limit_e limit)
+{
+    return q->asked & 1U << limit ? NULL : mcp_rl_rule(dir, limit);
 }
 
 static void gather(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
@@ -363,22 +412,26 @@ static void gather(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
     request_rec *r = q->r;
     const mcp_rl_rule_t *rule;
     const char *who = mcp_rl_who(r, dir);
+    int i;
 
-    if ((rule = mcp_rl_rule(dir, MCP_RL_ADDRESS)) != NULL && !q->address_charged) {
+    if ((rule = rule_to_ask(q, dir, MCP_RL_ADDRESS)) != NULL && !q->address_charged) {
         int counts = !r->user && !has_authorization(r);
 
         add_ask(asks, r, rule, who, counts ? MCP_RL_TAKE : MCP_RL_LOOK, 1);
         q->address_charged = counts;
     }
-    if ((rule = mcp_rl_rule(dir, MCP_RL_WINDOW)) != NULL) {
+    if ((rule = rule_to_ask(q, dir, MCP_RL_WINDOW)) != NULL) {
         add_ask(asks, r, rule, who, MCP_RL_TAKE, message_count(rpc));
     }
-    if ((rule = mcp_rl_rule(dir, MCP_RL_MESSAGES)) != NULL && r->method_number == M_POST) {
+    if ((rule = rule_to_ask(q, dir, MCP_RL_MESSAGES)) != NULL && r->method_number == M_POST) {
         add_ask(asks, r, rule, who, MCP_RL_TAKE, message_count(rpc));
     }
-    ask_for_tools(asks, r, dir, who, rpc);
-    if ((rule = mcp_rl_rule(dir, MCP_RL_STREAMS)) != NULL && wants_slot(r, rpc)) {
+    ask_for_tools(asks, q, dir, who, rpc);
+    if ((rule = rule_to_ask(q, dir, MCP_RL_STREAMS)) != NULL && wants_slot(r, rpc)) {
         add_ask(asks, r, rule, who, MCP_RL_TAKE, 1);
+    }
+    for (i = 0; i < asks->count; i++) {
+        q->asked |= 1U << asks->ask[i].rule->limit;
     }
 }
 
@@ -426,18 +479,31 @@ static void keep_stream(mcp_rl_request_t *q, mcp_rl_row_t *row, const mcp_rl_rul
 
 static void tell_nearest(mcp_rl_request_t *q, const asks_t *asks, const mcp_rl_outcome_t *outcome)
 {
-    int nearest = -1, i;
+    const mcp_rl_ask_t *ask = q->address;
+    const mcp_rl_verdict_t *nearest = ask ? &q->address_verdict : NULL;
+    int i;
 
     for (i = 0; i < asks->count; i++) {
         if (asks->ask[i].mode == MCP_RL_TAKE
-            && (nearest < 0
-                || outcome->verdicts[i].remaining < outcome->verdicts[nearest].remaining)) {
-            nearest = i;
+            && (!nearest || outcome->verdicts[i].remaining < nearest->remaining)) {
+            ask = &asks->ask[i];
+            nearest = &outcome->verdicts[i];
         }
     }
-    if (nearest >= 0) {
-        mcp_rl_tell(q, &asks->ask[nearest], &outcome->verdicts[nearest]);
+    if (nearest && (!q->headers || nearest->remaining < q->told)) {
+        q->told = nearest->remaining;
+        mcp_rl_tell(q, ask, nearest);
     }
+}
+
+/* The log knows of it, and what passes on the way back is looked at. */
+static int admit(mcp_rl_request_t *q, const mcp_rl_dir_t *dir)
+{
+    apr_table_setn(q->r->subprocess_env, "MCP_LIMIT", "allowed");
+    if (!q->filtered && (q->stream || q->headers || mcp_rl_rule(dir, MCP_RL_ADDRESS))) {
+        mcp_rl_filter_add(q);
+    }
+    return DECLINED;
 }
 
 static int decide(mcp_rl_request_t *q, const mcp_rl_dir_t *dir, asks_t *asks)
@@ -463,22 +529,22 @@ static int decide(mcp_rl_request_t *q, const mcp_rl_dir_t *dir, asks_t *asks)
     if (outcome.refused_by >= 0 && !is_dry_run(dir)) {
         return mcp_rl_refuse(q, asks->ask, &outcome);
     }
-    apr_table_setn(r->subprocess_env, "MCP_LIMIT", "allowed");
-    if (outcome.refused_by >= 0) {
-        log_dry_run(r, &asks->ask[outcome.refused_by]);
+    if (outcome.is_closed) {
+        log_dry_run(r, MCP_RL_STORE, asks->ask[0].key);
+    }
+    else if (outcome.refused_by >= 0) {
+        log_dry_run(r, asks->ask[outcome.refused_by].rule->limit,
+                    asks->ask[outcome.refused_by].key);
     }
     else {
         for (i = 0; i < asks->count; i++) {
             mcp_rl_count(counters, asks->ask[i].rule->limit, MCP_RL_ALLOWED);
         }
+        if (!outcome.is_down) {
+            tell_nearest(q, asks, &outcome);
+        }
     }
-    if (!outcome.is_down && !outcome.is_closed && outcome.refused_by < 0) {
-        tell_nearest(q, asks, &outcome);
-    }
-    if (q->stream || q->headers || mcp_rl_rule(dir, MCP_RL_ADDRESS)) {
-        mcp_rl_filter_add(q);
-    }
-    return DECLINED;
+    return admit(q, dir);
 }
 
 static int is_limited(const mcp_rl_dir_t *dir)
@@ -493,6 +559,25 @@ static int is_limited(const mcp_rl_dir_t *dir)
     return dir->tools && dir->tools->nelts;
 }
 
+/* The request goes on as another record: what has been decided holds, the filters are lost. */
+static void follow(mcp_rl_request_t *q, request_rec *r)
+{
+    static const char *const names[] = { "MCP_LIMIT", "MCP_LIMIT_DRYRUN", NULL };
+    const char *value;
+    int i;
+
+    for (i = 0; names[i]; i++) {
+        if ((value = apr_table_get(q->r->subprocess_env, names[i])) != NULL) {
+            apr_table_setn(r->subprocess_env, names[i], value);
+        }
+    }
+    q->r = r;
+    q->decided = q->head_seen = q->filtered = 0;
+    if (q->stream || q->headers) {
+        mcp_rl_filter_add(q);
+    }
+}
+
 int mcp_rl_check_request(request_rec *r)
 {
     const mcp_rl_dir_t *dir = mcp_rl_dir(r);
@@ -501,11 +586,18 @@ int mcp_rl_check_request(request_rec *r)
     asks_t asks;
     int status;
 
-    if (r->main || r->method_number == M_OPTIONS || !mcp_rl_process || !is_limited(dir)) {
+    if (r->main || r->method_number == M_OPTIONS || !mcp_rl_process) {
         return DECLINED;
     }
-    q = mcp_rl_request_get(r);
-    if (q->decided || q->r != r) {
+    q = r->prev ? mcp_rl_request_find(r) : NULL;
+    if (q && q->r != r) {
+        follow(q, r);
+    }
+    if (!is_limited(dir)) {
+        return DECLINED;
+    }
+    q = q ? q : mcp_rl_request_get(r);
+    if (q->decided) {
         return DECLINED;
     }
     status = read_message(r, dir, &rpc);
@@ -515,5 +607,12 @@ int mcp_rl_check_request(request_rec *r)
     q->decided = 1;
     asks.count = 0;
     gather(&asks, q, dir, rpc);
-    return asks.count ? decide(q, dir, &asks) : DECLINED;
+    if (asks.count) {
+        return decide(q, dir, &asks);
+    }
+    if (!q->address_charged || q->asked) {
+        return DECLINED;
+    }
+    tell_nearest(q, &asks, NULL);
+    return admit(q, dir);
 }

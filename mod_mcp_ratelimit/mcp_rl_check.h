@@ -23,12 +23,18 @@ typedef struct mcp_rl_process_t {
 extern mcp_rl_process_t *mcp_rl_process;
 
 typedef struct mcp_rl_request_t {
-    request_rec *r;
-    int decided;          /* the limits have been looked at */
+    request_rec *r;       /* after internal redirects: the last one */
+    int decided;          /* the limits of its location have been looked at */
+    unsigned asked;       /* a bit for each limit that was asked for, but tools */
+    const apr_array_header_t *tools; /* of mcp_rl_rule_t *, that have been looked at */
     int address_charged;
-    int head_seen;        /* by the output filter */
+    mcp_rl_ask_t *address; /* what was asked before authentication, and allowed; NULL: nothing */
+    mcp_rl_verdict_t address_verdict;
+    int filtered;         /* the output filter is in place */
+    int head_seen;        /* by it */
     mcp_rl_stream_t *stream;
     apr_table_t *headers; /* what a backend may not say in our place; NULL: nothing */
+    apr_int64_t told;     /* what remains of the limit they speak of */
 } mcp_rl_request_t;
 
 /** The record of a request, or of the one it was redirected from; NULL if there is none. */

@@ -70,5 +70,6 @@ void mcp_rl_filter_register(void)
 
 void mcp_rl_filter_add(mcp_rl_request_t *q)
 {
+    q->filtered = 1;
     ap_add_output_filter_handle(handle, q, q->r, q->r->connection);
 }

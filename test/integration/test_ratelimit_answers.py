@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from harness.limits import LOAD, limited, message, open_stream, post, serve, try_stream
+from harness.limits import (BY_HEADER, LOAD, hang_up, limited, message, open_stream, post, serve,
+                            try_stream)
 
 ONE = "MCPRateLimitMessages 1/10h"
 
@@ -63,12 +64,12 @@ def test_headers_tell_how_things_stand(gateway, backend, store):
     assert 55 <= resets[0] <= 61 and 170 <= resets[2] <= 181
 
 
-def test_headers_are_of_the_limit_nearest_to_refusal(gateway, backend, store):
 def test_a_bucket_of_one_is_full_again_after_its_period(gateway, backend, store):
     made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 1/60s"))
     assert 55 <= int(post(made).header("X-RateLimit-Reset")) <= 60
 
 
+def test_headers_are_of_the_limit_nearest_to_refusal(gateway, backend, store):
     made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 100/1h",
                                              "MCPRateLimitWindow 7/1h"))
     assert post(made).header("X-RateLimit-Limit") == "7"
@@ -107,6 +108,116 @@ def test_the_environment_says_what_was_decided(gateway, backend):
     made.leave()
     made.stop()
     assert (made.directory / "limit.log").read_text().split() == ["allowed", "messages"]
+
+
+# Before authentication
+
+BEFORE = ("MCPRateLimitAddress 2/10h", "AuthType Basic", "AuthName x", "AuthUserFile users",
+          "Require all granted")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("body, says", [
+    (b'{"jsonrpc":"2.0","id":9007199254740993,"method":"ping"}', b'"id":9007199254740993,'),
+    (b'{"jsonrpc":"2.0","method":"notifications/initialized"}', b"")])
+def test_a_blocked_address_gets_its_id_too(gateway, backend, store, body, says, chunked):
+    made = gateway(backend(serve), **limited(store, *BEFORE))
+    assert [post(made).status for _ in range(2)] == [200, 200]
+    head = (b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            + (b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" if chunked else
+               b"Content-Length: %d\r\n\r\n%s") % (len(body), body))
+    with made.connect() as client:
+        for _ in range(2): # the connection goes on
+            client.send(head) # in one piece, so that the message is there with its head
+            answer = client.response().finish()
+            assert answer.status == 429 and says in answer.body
+            assert bool(answer.body) == bool(says)
+
+
+def test_a_blocked_address_is_refused_without_its_body(gateway, backend, store):
+    made = gateway(backend(serve), **limited(store, *BEFORE))
+    assert [post(made).status for _ in range(2)] == [200, 200]
+    for more in (b"Content-Length: 50\r\n\r\n", b"Content-Length: 50\r\n\r\n{",
+                 b"Content-Length: 50\r\nExpect: 100-continue\r\n\r\n",
+                 b"Content-Length: 70000\r\n\r\n" + b" " * 70000,
+                 b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"):
+        with made.connect() as client:
+            client.send(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\n" + more)
+            answer = client.response().finish()
+            assert answer.status == 429 and b'"limit":"address"' in answer.body
+            assert answer.header("Connection") == "close"
+
+
+def test_who_was_counted_before_authentication_is_told_too(gateway, backend, store):
+    """Nobody has logged in, and need not."""
+    def script(peer):
+        while True:
+            peer.read_request()
+            peer.answer(headers=[("X-RateLimit-Limit", "99")])
+    made = gateway(backend(script), **limited(store, *BEFORE, server=[
+        'LogFormat "%{MCP_LIMIT}e" limit', "CustomLog limit.log limit env=MCP_LIMIT"]))
+    answers = [post(made) for _ in range(3)]
+    assert [a.status for a in answers] == [200, 200, 429]
+    assert [a.header("X-RateLimit-Limit") for a in answers] == ["2"] * 3
+    assert [a.header("X-RateLimit-Remaining") for a in answers] == ["1", "0", "0"]
+    made.leave()
+    made.stop()
+    words = (made.directory / "limit.log").read_text().split()
+    assert sorted(words) == ["address", "allowed", "allowed"]
+
+
+# Internal redirects
+
+def redirected(here, there, **options):
+    """/mcp has the limits of here and goes on as /there, which has those of there."""
+    return limited("shm", *here, "RewriteEngine On", "RewriteRule . /there [PT]",
+                   server=['<Location "/there">', BY_HEADER, 'ProxyPass "balancer://mcp/mcp"',
+                           *there, "</Location>", 'LogFormat "%{MCP_LIMIT}e" limit',
+                           "CustomLog limit.log limit"],
+                   modules=["rewrite"], mcp=False, **options)
+
+
+def logged(gateway):
+    gateway.leave()
+    gateway.stop()
+    return sorted((gateway.directory / "limit.log").read_text().replace("-", "").split())
+
+
+def test_a_redirected_request_meets_the_limits_of_both_places(gateway, backend):
+    made = gateway(backend(serve), **redirected(
+        ["MCPRateLimitMessages 9/10h"], ['MCPRateLimitTool "t" 1/10h',
+                                         "MCPRateLimitMessages 2/10h", "MCPRateLimitStreams 1"]))
+    call = message("tools/call", name="t")
+    answers = [post(made, body) for body in (call, call, message())]
+    assert [a.status for a in answers] == [200, 429, 200]
+    assert answers[1].json()["error"]["data"]["limit"] == "tool"
+    # One token for a message, and the limit of the first place, which has been asked.
+    assert [answers[i].header("X-RateLimit-Limit") for i in (0, 2)] == ["1", "9"]
+    assert answers[2].header("X-RateLimit-Remaining") == "6"
+    assert try_stream(made) and not try_stream(made)
+    hang_up(made)
+    assert logged(made) == ["allowed"] * 3 + ["streams", "tool"]
+
+
+def test_a_redirected_request_keeps_what_was_decided(gateway, backend):
+    made = gateway(backend(serve), **redirected([ONE], []))
+    answer = post(made)
+    assert (answer.status, answer.header("X-RateLimit-Limit")) == (200, "1")
+    assert post(made).status == 429
+    assert logged(made) == ["allowed", "messages"]
+
+
+@pytest.mark.parametrize("there", [[], ['MCPRateLimitTool "t" 9/10h']])
+def test_a_redirected_request_keeps_its_body(gateway, backend, there):
+    made = gateway(backend(serve), **redirected(["MCPRateLimitMessages 9/10h"], there))
+    with made.connect() as client:
+        for word in ("a", "b"):
+            head = [("Content-Type", "application/json"), ("X-User", "a")]
+            body = message("tools/call", name=word)
+            assert client.request("POST", "/mcp", head, body).finish().status == 200
+    sent = [json.loads(request.body) for peer in made.backends[0].peers
+            for request in peer.requests]
+    assert [body["params"]["name"] for body in sent] == ["a", "b"]
 
 
 def test_a_keep_alive_connection_survives_a_refusal(gateway, backend):

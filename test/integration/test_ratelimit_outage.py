@@ -4,12 +4,14 @@ import time
 
 import pytest
 
-from harness.limits import (COMPLAINT, STORE_DOWN, STORE_UP, limited, message, post, serve,
-                            try_stream)
+from harness.limits import (COMPLAINT, DRY_RUN, STORE_DOWN, STORE_UP, limited, message, post,
+                            serve, try_stream)
+from harness.metrics import PLACES, scrape
 from harness.redisd import NONSENSE, FakeServer, RedisError, answering
 from harness.wait import PATIENCE, wait_until
 
 BUCKET = "MCPRateLimitMessages 5/10h"
+NOWHERE = "redis+unix:/nonexistent/redis.sock?db=4"
 
 
 def lines(gateway, tag):
@@ -39,6 +41,27 @@ def test_the_policy_decides_while_redis_is_away(gateway, backend, redis, policy,
         assert answers[0].header("Retry-After") == "1"
         assert answers[0].json()["error"]["data"]["limit"] == "store"
         assert answers[0].json()["error"]["code"] == -31503
+
+
+@pytest.mark.parametrize("location", [
+    ["MCPRateLimitMessages 5/10h", "MCPRateLimitStreams 1"],
+    ["MCPRateLimitAddress 5/10h", "AuthType Basic", "AuthName x", "AuthUserFile users",
+     "Require all granted", "MCPRateLimitWindow 5/10h"]], ids=["behind", "before"])
+def test_a_dry_run_tells_what_an_outage_would_refuse(gateway, backend, location):
+    made = gateway(backend(serve), **limited(
+        NOWHERE, *location, "MCPRateLimitDryRun On", "MCPRateLimitOnError closed",
+        server=[*PLACES, 'LogFormat "%{MCP_LIMIT}e %{MCP_LIMIT_DRYRUN}e" limit',
+                "CustomLog limit.log limit env=MCP_LIMIT"]))
+    made.expect_log(STORE_DOWN)
+    made.expect_log(DRY_RUN, "store")
+    assert [post(made).status for _ in range(2)] == [200, 200]
+    assert sum(line.tag == DRY_RUN for line in made.log()) == 2
+    counts = scrape(made).of("mcp_limit_decisions_total").items()
+    assert [(dict(labels), count) for labels, count in counts if count] == [
+        ({"limit": "store", "decision": "dry_run"}, 2)]
+    made.leave()
+    made.stop()
+    assert (made.directory / "limit.log").read_text().splitlines() == ["allowed store"] * 2
 
 
 def test_no_request_is_delayed_while_the_breaker_is_open(gateway, backend, redis):
