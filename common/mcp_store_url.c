@@ -5,6 +5,7 @@
  */
 #include "mcp_store_url.h"
 
+#include <apr_file_info.h>
 #include <apr_file_io.h>
 #include <apr_lib.h>
 #include <apr_strings.h>
@@ -132,13 +133,18 @@ static const char *parse_unix(const char *text, mcp_store_url_t *url, apr_pool_t
     return NULL;
 }
 
-static const char *read_password_file(const char *path, mcp_store_url_t *url, apr_pool_t *p)
+static const char *read_password_file(const char *name, const char *root, mcp_store_url_t *url,
+                                      apr_pool_t *p)
 {
     apr_file_t *file;
     apr_size_t len = MAX_PASSWORD;
-    char *buf = apr_palloc(p, MAX_PASSWORD + 1);
-    apr_status_t rv = apr_file_open(&file, path, APR_FOPEN_READ, APR_FPROT_OS_DEFAULT, p);
+    char *path, *buf = apr_palloc(p, MAX_PASSWORD + 1);
+    apr_status_t rv = apr_filepath_merge(&path, root, name, APR_FILEPATH_TRUENAME, p);
 
+    if (rv != APR_SUCCESS) {
+        return apr_psprintf(p, "password file %s: no path", name);
+    }
+    rv = apr_file_open(&file, path, APR_FOPEN_READ, APR_FPROT_OS_DEFAULT, p);
     if (rv != APR_SUCCESS) {
         char reason[120];
 
@@ -156,7 +162,7 @@ static const char *read_password_file(const char *path, mcp_store_url_t *url, ap
     return NULL;
 }
 
-static const char *parse_option(const char *option, int read_password, mcp_store_url_t *url,
+static const char *parse_option(const char *option, const char *root, mcp_store_url_t *url,
                                 apr_pool_t *p)
 {
     static const char prefix[] = "password=file:";
@@ -176,10 +182,10 @@ static const char *parse_option(const char *option, int read_password, mcp_store
         return "password=file: lacks its path";
     }
     url->password = "";
-    return read_password ? read_password_file(option + sizeof(prefix) - 1, url, p) : NULL;
+    return root ? read_password_file(option + sizeof(prefix) - 1, root, url, p) : NULL;
 }
 
-const char *mcp_store_url_parse(const char *text, int read_password, mcp_store_url_t *url,
+const char *mcp_store_url_parse(const char *text, const char *root, mcp_store_url_t *url,
                                 apr_pool_t *p)
 {
     char *rest = apr_pstrdup(p, text);
@@ -204,7 +210,7 @@ const char *mcp_store_url_parse(const char *text, int read_password, mcp_store_u
         error = "no store has this form";
     }
     while (!error && (word = apr_strtok(NULL, " \t", &last)) != NULL) {
-        error = parse_option(word, read_password, url, p);
+        error = parse_option(word, root, url, p);
     }
     if (!error && url->user && !url->password) {
         error = "a user needs password=file:PATH";

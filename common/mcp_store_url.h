@@ -32,10 +32,11 @@ typedef struct mcp_store_url_t {
  * Read a store's address.
  * @param text the address and, behind white space, the options
  * @param url out; its texts come from @a p
- * @param read_password whether the password file is opened (as root, while httpd starts)
+ * @param root where the path of the password file begins if it is relative, as ServerRoot; the file
+ *        is read at once (as root, while httpd starts). NULL: it is not read
  * @return NULL, or what is wrong, as a phrase from @a p that never shows a password
  */
-const char *mcp_store_url_parse(const char *text, int read_password, mcp_store_url_t *url,
+const char *mcp_store_url_parse(const char *text, const char *root, mcp_store_url_t *url,
                                 apr_pool_t *p);
 
 #endif

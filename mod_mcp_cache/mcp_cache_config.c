@@ -3,6 +3,7 @@
 #include "mcp_cache.h"
 
 #include <apr_strings.h>
+#include <http_main.h>
 
 #include "mcp_httpd_conf.h"
 #include "mcp_store_url.h"
@@ -132,7 +133,7 @@ static const char *set_store(cmd_parms *cmd, void *dir, const char *address, con
     mcp_store_url_t url;
 
     /* A password file that cannot be read is an error of httpd -t, not of the next reload. */
-    wrong = mcp_store_url_parse(text, 1, &url, cmd->temp_pool);
+    wrong = mcp_store_url_parse(text, ap_server_root, &url, cmd->temp_pool);
     if (!wrong && url.kind == MCP_STORE_SHM && url.size && url.size < MCP_CACHE_STORE_MIN) {
         wrong = "a store in shared memory takes at least 1M";
     }

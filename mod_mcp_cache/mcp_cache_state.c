@@ -11,6 +11,7 @@
 #include <apr_strings.h>
 #include <http_config.h>
 #include <http_core.h>
+#include <http_main.h>
 
 #include "mcp_cache_metrics.h"
 #include "mcp_cache_redis.h"
@@ -93,7 +94,7 @@ int mcp_cache_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp
     if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG) {
         return OK;
     }
-    wrong = mcp_store_url_parse(mcp_cache_store_text(), 1, &state.url, pconf);
+    wrong = mcp_store_url_parse(mcp_cache_store_text(), ap_server_root, &state.url, pconf);
     if (wrong) {
         ap_log_error(APLOG_MARK, APLOG_EMERG, 0, s, MCP_LOGNO(4002) "MCPCacheStore: %s", wrong);
         return HTTP_INTERNAL_SERVER_ERROR;

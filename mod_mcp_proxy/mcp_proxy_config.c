@@ -3,6 +3,7 @@
 #include "mcp_proxy.h"
 
 #include <apr_strings.h>
+#include <http_main.h>
 
 #include "mcp_httpd_conf.h"
 #include "mcp_value.h"
@@ -134,7 +135,7 @@ static const char *set_store(cmd_parms *cmd, void *dir, int argc, char *const ar
     for (i = 1; i < argc; i++) {
         text = apr_pstrcat(cmd->pool, text, " ", argv[i], NULL);
     }
-    error = mcp_store_url_parse(text, 1, &url, cmd->pool);
+    error = mcp_store_url_parse(text, ap_server_root, &url, cmd->pool);
     if (error) {
         /* What may have a password in it is not shown. */
         return apr_psprintf(cmd->pool,

@@ -3,6 +3,7 @@
 #include "mcp_rl_config.h"
 
 #include <apr_strings.h>
+#include <http_main.h>
 
 #include "mcp_value.h"
 
@@ -136,7 +137,7 @@ static const char *join(apr_pool_t *p, int argc, char *const argv[])
 static const char *set_store(cmd_parms *cmd, void *dir, int argc, char *const argv[])
 {
     const char *text = join(cmd->pool, argc, argv);
-    const char *error = mcp_store_url_parse(text, 1, &server->store, cmd->pool);
+    const char *error = mcp_store_url_parse(text, ap_server_root, &server->store, cmd->pool);
 
     if (error) {
         return apr_psprintf(cmd->pool, "MCPRateLimitStore: %s; it takes %s", error,

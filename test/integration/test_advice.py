@@ -134,6 +134,18 @@ def test_a_password_file_that_is_missing(gateway, directive):
     assert directive in output and "/nowhere/at/all" in output
 
 
+@pytest.mark.parametrize("directive", ["MCPRateLimitStore", "MCPCacheStore",
+                                       "MCPProxySessionStore"])
+def test_a_password_file_is_relative_to_the_server_root(gateway, directive):
+    line = '%s "redis://127.0.0.1:9/1" password=file:secret' % directive
+    made = gateway(start=False, server=[*OURS, line])
+    status, output = made.check_config()
+    assert status != 0 and "file %s/secret:" % made.directory in output
+    (made.directory / "secret").write_text("word\n", encoding="utf-8")
+    status, output = made.check_config()
+    assert status == 0, output
+
+
 def test_a_start_does_not_repeat_it(gateway):
     gw = gateway(start=False, server=[*OURS, "MCPCacheStore shm:2M", "MCPProxyHeartbeat 10s"])
     gw.start()

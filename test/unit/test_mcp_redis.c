@@ -364,7 +364,7 @@ static const struct {
 START_TEST(reads_the_address_of_a_store_whole_or_not_at_all)
 {
     mcp_store_url_t parsed;
-    const char *error = mcp_store_url_parse(urls[_i].text, 0, &parsed, pool);
+    const char *error = mcp_store_url_parse(urls[_i].text, NULL, &parsed, pool);
 
     if (urls[_i].error) {
         ck_assert_msg(error && strstr(error, urls[_i].error), "%s: %s", urls[_i].text, error);
