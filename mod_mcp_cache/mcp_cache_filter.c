@@ -100,7 +100,11 @@ void mcp_cache_insert_error_filter(request_rec *r)
         return;
     }
     apr_table_unset(r->headers_out, "Cache-Status");
-    say(r, BYPASS);
+    apr_table_unset(r->err_headers_out, "Cache-Status");
+    /* httpd forgets the other table behind this hook. */
+    if (r->method_number == M_POST) {
+        apr_table_setn(r->err_headers_out, "Cache-Status", BYPASS);
+    }
 }
 
 static void changed(void *baton, mcp_cache_change_e what, const char *uri)

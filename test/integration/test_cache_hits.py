@@ -64,6 +64,19 @@ def test_cache_status_tells_hit_miss_and_bypass(caching, backend):
     assert ask(gateway, call("other")).header("Cache-Status") == "mcp; fwd=bypass"
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["mcp_proxy", "mod_proxy"])
+def test_an_answer_that_the_gateway_makes_itself_is_a_bypass(caching, backend, alone):
+    def script(peer):
+        peer.read_request()
+        peer.close()
+    gateway = caching(backend(script), location=AUTH, alone=alone)
+    for tag in ("AH01102", "AH00898") if alone else ("MCP2045",):
+        gateway.expect_log(tag)
+    answer = ask(gateway)
+    assert answer.status == 502
+    assert [v for k, v in answer.headers if k == "Cache-Status"] == ["mcp; fwd=bypass"]
+
+
 def test_the_log_knows_what_became_of_it(caching, backend):
     gateway = caching(backend(counting()), location=AUTH, cache=("MCPCacheTool echo 60s",), server=[
         'LogFormat "%{MCP_CACHE}e" cache', "CustomLog cache.log cache"])
