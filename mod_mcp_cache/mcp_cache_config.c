@@ -202,7 +202,7 @@ static const char *add_tool(cmd_parms *cmd, void *dir, int argc, char *const arg
     const char *error = NULL;
     int i;
 
-    if (argc < 2) {
+    if (argc < 2 || !*argv[0]) {
         return apr_psprintf(cmd->pool, "%s takes PATTERN TTL [scope=user|session|shared] "
                             "[key=EXPR]", cmd->cmd->name);
     }

@@ -333,7 +333,8 @@ def test_it_is_off_where_nothing_is_configured(caching, backend):
 
 
 @pytest.mark.parametrize("line, says", [
-    ("MCPCacheTool echo", "takes"), ("MCPCacheTool echo soon", "TTL"),
+    ("MCPCacheTool echo", "takes"), ('MCPCacheTool "" 60s', "takes PATTERN"),
+    ("MCPCacheTool echo soon", "TTL"),
     ("MCPCacheTool echo 60s scope=all", "scope=user|session|shared"),
     ("MCPCacheTool echo 60s key=%{", "expression"), ("MCPCacheStore memory", "shm"),
     ("MCPCacheStore redis://:secret@localhost:6379/5", "password"),
