@@ -5,13 +5,12 @@
  */
 #include "mcp_proxy.h"
 
-#include <openssl/sha.h>
-
 #include "mcp_clock.h"
 #include "mcp_httpd_request.h"
 #include "mcp_proxy_far.h"
 #include "mcp_proxy_ids.h"
 #include "mcp_proxy_rescue.h"
+#include "mcp_sha256.h"
 
 /* Entries looked at for each session that is learnt: the table never keeps many dead ones. */
 #define SWEEP 8
@@ -60,20 +59,26 @@ void mcp_proxy_find_session_id(request_rec *r, mcp_proxy_request_t *q)
     q->session = q->backend_session = id;
 }
 
+/* Of everybody without an identity: SHA-256 of nothing, the start of it. */
+static const unsigned char nobody[MCP_SESSION_DIGEST] = {
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24
+};
+
 static void make_key(request_rec *r, mcp_session_key_t *key, const char *scope, const char *id)
 {
-    unsigned char digest[SHA256_DIGEST_LENGTH];
+    unsigned char digest[MCP_SHA256];
     const char *identity = mcp_request_identity(r);
     apr_size_t scope_len = strlen(scope) + 1, id_len = strlen(id);
     char *text = apr_palloc(r->pool, scope_len + id_len);
 
     memcpy(text, scope, scope_len);
     memcpy(text + scope_len, id, id_len);
-    SHA256((unsigned char *)text, scope_len + id_len, digest);
+    mcp_sha256(text, scope_len + id_len, digest);
     memcpy(key->id, digest, sizeof(key->id));
-    identity = identity ? identity : "";
-    SHA256((const unsigned char *)identity, strlen(identity), digest);
-    memcpy(key->owner, digest, sizeof(key->owner));
+    if (identity) {
+        mcp_sha256(identity, strlen(identity), digest);
+    }
+    memcpy(key->owner, identity ? digest : nobody, sizeof(key->owner));
 }
 
 /* What other gateways may know of it is asked for later, together with all else. */
