@@ -94,8 +94,7 @@ void mcp_proxy_forget(mcp_proxy_request_t *q);
 void mcp_proxy_move(request_rec *r, mcp_proxy_request_t *q, const proxy_worker *worker);
 
 /** The id in the data of an endpoint event, or in the path and query of its POSTs. */
-const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query,
-                                  int *is_guess);
+const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query);
 
 /* mcp_proxy_alive.c: for peers, see mcp_httpd_peers.h */
 int mcp_proxy_session_lives(request_rec *r);

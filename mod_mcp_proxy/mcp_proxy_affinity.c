@@ -22,24 +22,29 @@ static const char *next_in_query(apr_pool_t *p, const char **query)
     return mcp_id_next_in_query(p, query, &place) ? mcp_id_decode(p, place.text) : NULL;
 }
 
+/* A word, as most paths end with, is none. */
 static const char *session_in_path(apr_pool_t *p, const char *path, int *is_guess)
 {
     mcp_id_place_t place;
+    const char *id;
 
     if (!mcp_id_in_path(p, path, strlen(path), &place)) {
         return NULL;
     }
+    id = mcp_id_decode(p, place.text);
+    if (place.is_guess && !mcp_id_is_likely(id)) {
+        return NULL;
+    }
     *is_guess = place.is_guess;
-    return mcp_id_decode(p, place.text);
+    return id;
 }
 
-const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query,
-                                  int *is_guess)
+const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query)
 {
     const char *id = next_in_query(p, &query);
+    int is_guess;
 
-    *is_guess = 0;
-    return id ? id : session_in_path(p, path, is_guess);
+    return id ? id : session_in_path(p, path, &is_guess);
 }
 
 void mcp_proxy_find_session_id(request_rec *r, mcp_proxy_request_t *q)
@@ -104,11 +109,10 @@ static int is_foreign(request_rec *r, mcp_proxy_request_t *q, const char *id)
 
 static int names_foreign_path(request_rec *r, mcp_proxy_request_t *q, const char *path)
 {
-    int is_guess = 0;
+    int is_guess;
     const char *id = path ? session_in_path(r->pool, path, &is_guess) : NULL;
 
-    return id && (!is_guess || mcp_id_is_likely(id)) && (!q->session || strcmp(id, q->session))
-        && is_foreign(r, q, id);
+    return id && (!q->session || strcmp(id, q->session)) && is_foreign(r, q, id);
 }
 
 /*
@@ -177,17 +181,14 @@ apr_status_t mcp_proxy_look_up(request_rec *r, mcp_proxy_request_t *q)
     }
     make_key(r, &q->key, q->scope, q->session);
     q->looked_up = 1;
-    /* A word is no session of another gateway's, and stands in every request. */
-    rv = q->session_is_guess && !mcp_id_is_likely(q->session)
-        ? mcp_session_find(mcp_proxy_sessions(), &q->key, mcp_clock_now(), &q->member)
-        : find(r, q, &q->key, &q->member);
+    rv = find(r, q, &q->key, &q->member);
     q->session_known = rv == APR_SUCCESS;
     if (q->session_known) {
         mcp_rescue_follow(r, q);
     }
     if (rv == APR_EACCES) {
         q->ask = NULL;
-        if (q->session_is_guess && mcp_id_is_likely(q->session)) {
+        if (q->session_is_guess) {
             return rv;
         }
     }

@@ -249,10 +249,9 @@ static int is_own_host(mcp_exchange_t *x, const apr_uri_t *uri)
 
 static void learn_endpoint(mcp_exchange_t *x, const char *path, const char *query)
 {
-    int is_guess = 0;
-    const char *id = mcp_proxy_endpoint_id(x->r->pool, path, query, &is_guess);
+    const char *id = mcp_proxy_endpoint_id(x->r->pool, path, query);
 
-    if (!id || (is_guess && !mcp_id_is_likely(id))) {
+    if (!id) {
         return;
     }
     mcp_proxy_learn(x->r, x->q, id, x->target.worker);
