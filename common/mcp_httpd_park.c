@@ -334,7 +334,7 @@ static apr_status_t stop_threads(void *unused)
 {
     int i;
 
-    /* Loops first: they wake the crew through a descriptor that its end closes. */
+    /* Loops first: the crew still does what they give to it. */
     for (i = 0; i < mcp_park_env.count; i++) {
         mcp_loop_stop(mcp_park_env.threads[i].loop);
         pthread_join(mcp_park_env.threads[i].thread.id, NULL);
