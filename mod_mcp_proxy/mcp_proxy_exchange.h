@@ -74,6 +74,8 @@ typedef struct mcp_exchange_t {
     int session_lost;          /* it could not be rescued: the client gets 404 */
     int leftover;              /* the backend sent more than the response */
     mcp_sse_t sse;
+    const char *event_mark;    /* goes before the id of each event; NULL: nothing does */
+    mcp_sse_ids_t ids;         /* where the stream is, for that */
     apr_bucket_brigade *bb;
 
     struct mcp_far_put_t *put; /* MCP_X_STORE: on its way */

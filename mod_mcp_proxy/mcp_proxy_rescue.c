@@ -139,10 +139,15 @@ static int speaks_of_the_past(const mcp_exchange_t *x)
                    || (rpc->kind == MCP_RPC_NOTIFICATION && is_one_of(rpc->method, methods)));
 }
 
+/*
+ * One that was resumed is resumed by its client: it may well be the stream of a call, and would take
+ * the place of the standing stream.
+ */
 static int broke_between_events(const mcp_exchange_t *x)
 {
     return x->broken && x->is_standing && x->head_sent && x->r->method_number == M_GET
         && !x->holds_first && mcp_sse_is_between_events(&x->sse)
+        && !apr_table_get(x->r->headers_in, "Last-Event-ID")
         && !apr_table_get(x->r->headers_out, "Content-Encoding");
 }
 
@@ -532,12 +537,8 @@ void mcp_rescue_dress(mcp_exchange_t *x, mcp_span_t *body)
     request_rec *r = x->r;
     int i;
 
-    if (rescue && rescue->step == REPLAY && apr_table_get(r->headers_in, "Last-Event-ID")) {
-        /* An event of the session that is lost. */
-        r->headers_in = apr_table_copy(r->pool, r->headers_in);
-        apr_table_unset(r->headers_in, "Last-Event-ID");
-    }
     if (!mcp_rescue_is_own(x)) {
+        r->headers_in = mcp_rescue_event_fields(r, x->q, r->headers_in);
         return;
     }
     r->method = "POST";
@@ -576,6 +577,7 @@ static void take_stream_up(mcp_exchange_t *x)
         return;
     }
     memset(&x->sse, 0, sizeof(x->sse));
+    mcp_rescue_mark_events(x);
     /* Its place among all streams says where it comes from. */
     mcp_streams_close(x);
     mcp_streams_open(x);
