@@ -237,6 +237,9 @@ int mcp_answer_is_stream(const char *type);
 void mcp_streams_open(mcp_exchange_t *x);
 void mcp_streams_close(mcp_exchange_t *x);
 
+/** It goes on at another member. Its place stays, and with it what others want of it. */
+void mcp_streams_move(mcp_exchange_t *x);
+
 /** Bytes have gone out of which this thread could know since @a since. */
 void mcp_streams_note(mcp_exchange_t *x, apr_time_t since, apr_time_t now);
 

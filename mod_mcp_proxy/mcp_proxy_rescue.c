@@ -38,7 +38,7 @@ int mcp_rescue_is_possible(const mcp_exchange_t *x)
 {
     const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
 
-    return mcp_proxy_rescues() && x->q->session_known && x->r->method_number != M_DELETE
+    return mcp_proxy_rescues() && x->q->session_known
         && !x->r->header_only /* its answers would be taken for heads only */
         && !x->learnt_endpoint && !(x->rescue && x->rescue->step == MCP_RESCUE_OVER)
         && !(rpc && rpc->method && strcmp(rpc->method, "initialize") == 0);
@@ -285,6 +285,18 @@ static int wait_for_other(mcp_exchange_t *x)
     return pause_for(x, MCP_RESCUE_WAITING);
 }
 
+/* Its client ends it, and nobody will have opened it anew: then it is over here, too. */
+static int end_session(mcp_exchange_t *x)
+{
+    give_claim_back(x, NULL);
+    mcp_proxy_forget(x->q);
+    x->rescue->step = MCP_RESCUE_OVER;
+    x->state = MCP_X_END;
+    x->session_lost = 1;
+    x->failed = HTTP_NOT_FOUND;
+    return 0;
+}
+
 static int take_claim(mcp_exchange_t *x)
 {
     mcp_rescue_t *rescue = x->rescue;
@@ -295,9 +307,6 @@ static int take_claim(mcp_exchange_t *x)
     apr_pool_create(&look, x->r->pool);
     rv = mcp_rescue_claim(mcp_proxy_rescues(), &x->q->key, CLAIM_LIFE, look, claim);
     rescue->holds_claim = rv == APR_SUCCESS;
-    if (rv != APR_SUCCESS && rv != APR_EBUSY) {
-        return give_up(x, 0, "nothing is known of how it was opened");
-    }
     if (claim->route.generation > x->q->generation) {
         give_claim_back(x, NULL);
         return adopt(x, &claim->route);
@@ -306,6 +315,12 @@ static int take_claim(mcp_exchange_t *x)
         apr_pool_destroy(look);
         memset(&claim->route, 0, sizeof(claim->route));
         return wait_for_other(x);
+    }
+    if (x->r->method_number == M_DELETE) {
+        return end_session(x);
+    }
+    if (rv != APR_SUCCESS) {
+        return give_up(x, 0, "nothing is known of how it was opened");
     }
     rescue->until = mcp_clock_now() + MOST;
     if (!mcp_record_may_rescue(&claim->route, apr_time_now())) {

@@ -78,9 +78,7 @@ static void take_stream_up(mcp_exchange_t *x)
     }
     memset(&x->sse, 0, sizeof(x->sse));
     mcp_rescue_mark_events(x);
-    /* Its place among all streams says where it comes from. */
-    mcp_streams_close(x);
-    mcp_streams_open(x);
+    mcp_streams_move(x);
     x->rescue = NULL;
     x->last_in = mcp_clock_now();
     x->state = MCP_X_BODY;

@@ -60,32 +60,6 @@ def opened(gw, **options):
     return client
 
 
-class Held:
-    """The next request that looks its session up, with "latelookup" preloaded."""
-
-    def __init__(self, gw):
-        self.fifo = gw.directory / "latelookup.so.fifo"
-        os.mkfifo(self.fifo)
-        self.fifo.chmod(0o666)
-        self.end = None
-
-    def wait(self):
-        """Until it is held; the ones after it are not."""
-        wait_until(self._has_reader, "a request that looks its session up")
-        self.fifo.unlink()
-
-    def _has_reader(self):
-        try:
-            self.end = os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
-            return False
-        return True
-
-    def release(self):
-        """It goes on."""
-        os.close(self.end)
-
-
 def two(gateway, make, **options):
     """Two servers and a client: the gateway, the server that has its session, the other, it."""
     a, b = make("a"), make("b")
@@ -269,21 +243,6 @@ def test_requests_that_come_at_once_open_one_session(gateway, server):
     assert len(other.sessions) == 1
 
 
-def test_a_request_that_looks_its_session_up_while_it_is_rescued_opens_none(gateway, server):
-    gw, home, other, client = two(gateway, server, threads=8, preloaded=["latelookup"])
-    held = Held(gw)
-    connection = gw.connect()
-    body = json.dumps(call("whoami", 9)).encode()
-    connection.send(connection.head("POST", "/mcp", client.headers(), body) + body)
-    held.wait()
-    home.kill()
-    assert client.where() == other.name
-    held.release()
-    answer = connection.response().json()
-    assert answer["id"] == 9 and answer["result"]["server"] == other.name
-    assert len(opening(other)) == 1
-
-
 def test_a_call_that_had_been_sent_is_not_sent_again(gateway, server):
     gw, home, other, client = two(gateway, server)
     connection = gw.connect()
@@ -396,10 +355,11 @@ def test_what_speaks_of_the_lost_session_is_taken_and_dropped(gateway, server, k
     assert not other.replies
 
 
-def test_delete_is_not_rescued(gateway, server):
+def test_delete_opens_nothing_and_is_the_end(gateway, server):
     gw, home, other, client = two(gateway, server)
     home.kill()
     assert client.delete().status == 404
+    assert client.post(call("whoami")).status == 404
     assert not opening(other)
 
 
