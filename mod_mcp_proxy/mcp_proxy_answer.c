@@ -466,6 +466,19 @@ static void put_completion(mcp_exchange_t *x)
     }
 }
 
+/* As the client would get it without a stream; that there has been one does not matter to it. */
+static void put_loss(mcp_exchange_t *x)
+{
+    static const char form[] =
+        "event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":%s,\"error\":{\"code\":%d,\"message\":"
+        "\"The server was lost before it had answered\"}}\n\n";
+    const mcp_span_t id = mcp_request_get(x->r)->rpc->id;
+    const char *event = apr_psprintf(x->r->pool, form, apr_pstrmemdup(x->r->pool, id.p, id.len),
+                                     -31000 - HTTP_BAD_GATEWAY);
+
+    put(x, event, strlen(event), 1);
+}
+
 void mcp_answer_end(mcp_exchange_t *x)
 {
     apr_bucket_alloc_t *list = x->r->connection->bucket_alloc;
@@ -478,6 +491,9 @@ void mcp_answer_end(mcp_exchange_t *x)
     }
     if (x->closed_here && x->is_listen) {
         put_completion(x);
+    }
+    if (x->answer_lost) {
+        put_loss(x);
     }
     if (x->draining) {
         /* With the last byte: a client that waits before it comes back must not choose this one. */

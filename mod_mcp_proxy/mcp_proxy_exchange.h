@@ -72,6 +72,7 @@ typedef struct mcp_exchange_t {
     struct mcp_rescue_t *rescue; /* NULL: nothing has gone wrong so far */
     int session_gone;          /* the member does not know it, and the client has not been told */
     int session_lost;          /* it could not be rescued: the client gets 404 */
+    int answer_lost;           /* ... with the server that was about to send it, within a stream */
     int leftover;              /* the backend sent more than the response */
     mcp_sse_t sse;
     const char *event_mark;    /* goes before the id of each event; NULL: nothing does */

@@ -19,6 +19,7 @@
 /* A rescue as a whole, waiting for another one's as well; a claim outlives it. */
 #define MOST apr_time_from_sec(30)
 #define CLAIM_LIFE apr_time_from_sec(35)
+#define MOST_ASKING apr_time_from_sec(5)
 /*
  * A process that is being killed takes connections until the system gets to its listening socket,
  * and drops them. A stream has time to look again, a moment between two looks; what is sent again
@@ -106,14 +107,27 @@ static int speaks_of_the_past(const mcp_exchange_t *x)
 }
 
 /*
- * One that was resumed is resumed by its client: it may well be the stream of a call, and would take
- * the place of the standing stream.
+ * One that was resumed is resumed by its client: it may well be the stream of a call, and would
+ * take the place of the standing stream.
  */
 static int broke_between_events(const mcp_exchange_t *x)
 {
     return x->broken && x->is_standing && x->head_sent && x->r->method_number == M_GET
         && !x->holds_first && mcp_sse_is_between_events(&x->sse)
         && !apr_table_get(x->r->headers_in, "Last-Event-ID")
+        && !apr_table_get(x->r->headers_out, "Content-Encoding");
+}
+
+/*
+ * Nobody else can answer such a call. A client that waits for it hears that at once, if there is a
+ * place for it to be told.
+ */
+static int call_broke_between_events(const mcp_exchange_t *x)
+{
+    const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
+
+    return x->broken && x->is_stream && x->head_sent && !x->is_standing && !x->blocked_since
+        && rpc && rpc->kind == MCP_RPC_REQUEST && rpc->id.p && mcp_sse_is_between_events(&x->sse)
         && !apr_table_get(x->r->headers_out, "Content-Encoding");
 }
 
@@ -344,10 +358,18 @@ static int try_again(mcp_exchange_t *x)
     return pause_for(x, MCP_RESCUE_PAUSE);
 }
 
+static int ask(mcp_exchange_t *x)
+{
+    x->rescue->until = mcp_clock_now() + MOST_ASKING;
+    x->rescue->asks = 1;
+    x->rescue->agains++;
+    return start_step(x, MCP_RESCUE_ASK);
+}
+
 void mcp_rescue_look_again(mcp_exchange_t *x)
 {
     if (x->rescue->step == MCP_RESCUE_PAUSE) {
-        start_step(x, MCP_RESCUE_AGAIN);
+        start_step(x, x->rescue->asks ? MCP_RESCUE_ASK : MCP_RESCUE_AGAIN);
     }
     else if (mcp_clock_now() >= x->rescue->look_at) {
         take_claim(x);
@@ -377,6 +399,9 @@ static int after_request(mcp_exchange_t *x)
         rescue->resumes = 1;
         return try_again(x);
     }
+    if (!rescue->agains && call_broke_between_events(x)) {
+        return ask(x);
+    }
     ap_log_rerror(APLOG_MARK, APLOG_DEBUG, 0, x->r,
                   "not to be rescued: status %d, failed %d, sent %d, broken %d, again %u",
                   x->head.status, x->failed, x->was_sent, x->broken, rescue->agains);
@@ -385,6 +410,24 @@ static int after_request(mcp_exchange_t *x)
         x->failed = 0;
         x->broken = 1;
     }
+    return 0;
+}
+
+/* A member that lives and knows the session may have the answer yet: its client comes for it. */
+static int after_ask(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+
+    if (x->was_sent && x->failed == HTTP_BAD_GATEWAY && rescue->agains++ < MOST_LOOKS) {
+        return pause_for(x, MCP_RESCUE_PAUSE);
+    }
+    if (is_unsent(x)) {
+        mcp_exchange_mark_member(x);
+    }
+    x->answer_lost = is_unsent(x) || x->head.status == HTTP_NOT_FOUND;
+    x->broken = !x->answer_lost;
+    x->failed = 0;
+    rescue->step = MCP_RESCUE_OVER;
     return 0;
 }
 
@@ -481,6 +524,8 @@ int mcp_rescue_goes_on(mcp_exchange_t *x)
         make_rescue(x);
     }
     switch (x->rescue->step) {
+    case MCP_RESCUE_ASK:
+        return after_ask(x);
     case MCP_RESCUE_INITIALIZE:
         return after_initialize(x);
     case MCP_RESCUE_INITIALIZED:

@@ -15,14 +15,20 @@
 
 /* ---- the gateway's own messages ---- */
 
+static int is_at(const mcp_exchange_t *x, mcp_rescue_step_e step)
+{
+    return x->rescue && x->rescue->step == step;
+}
+
 int mcp_rescue_is_own(const mcp_exchange_t *x)
 {
-    return x->rescue && (x->rescue->step == MCP_RESCUE_INITIALIZE || x->rescue->step == MCP_RESCUE_INITIALIZED);
+    return is_at(x, MCP_RESCUE_INITIALIZE) || is_at(x, MCP_RESCUE_INITIALIZED)
+        || is_at(x, MCP_RESCUE_ASK);
 }
 
 const char *mcp_rescue_url(const mcp_exchange_t *x)
 {
-    return x->rescue && x->rescue->step == MCP_RESCUE_INITIALIZE ? mcp_id_without(x->r->pool, x->url) : x->url;
+    return is_at(x, MCP_RESCUE_INITIALIZE) ? mcp_id_without(x->r->pool, x->url) : x->url;
 }
 
 static const char *const not_for_it[] = {
@@ -35,6 +41,8 @@ void mcp_rescue_dress(mcp_exchange_t *x, mcp_span_t *body)
 {
     mcp_rescue_t *rescue = x->rescue;
     request_rec *r = x->r;
+    const char *session = apr_table_get(r->headers_in, "Mcp-Session-Id");
+    const char *version = apr_table_get(r->headers_in, "MCP-Protocol-Version");
     int i;
 
     if (!mcp_rescue_is_own(x)) {
@@ -46,14 +54,23 @@ void mcp_rescue_dress(mcp_exchange_t *x, mcp_span_t *body)
     for (i = 0; not_for_it[i]; i++) {
         apr_table_unset(r->headers_in, not_for_it[i]);
     }
-    *body = rescue->step == MCP_RESCUE_INITIALIZE
-        ? mcp_opening_initialize(rescue->id, rescue->claim.params, r->pool)
-        : mcp_opening_initialized();
-    if (rescue->step == MCP_RESCUE_INITIALIZED) {
-        apr_table_setn(r->headers_in, "Mcp-Session-Id", rescue->session);
-        if (rescue->version) {
-            apr_table_setn(r->headers_in, "MCP-Protocol-Version", rescue->version);
-        }
+    if (rescue->step == MCP_RESCUE_INITIALIZE) {
+        *body = mcp_opening_initialize(rescue->id, rescue->claim.params, r->pool);
+        session = version = NULL;
+    }
+    else if (rescue->step == MCP_RESCUE_INITIALIZED) {
+        *body = mcp_opening_initialized();
+        session = rescue->session;
+        version = rescue->version;
+    }
+    else {
+        *body = mcp_opening_ping(); /* where the client's own message went, and how */
+    }
+    if (session) {
+        apr_table_setn(r->headers_in, "Mcp-Session-Id", session);
+    }
+    if (version) {
+        apr_table_setn(r->headers_in, "MCP-Protocol-Version", version);
     }
     apr_table_setn(r->headers_in, "Content-Type", "application/json");
     apr_table_setn(r->headers_in, "Accept", "application/json, text/event-stream");
@@ -67,10 +84,10 @@ static void take_stream_up(mcp_exchange_t *x)
 {
     const char *type = mcp_http_field(&x->head, "Content-Type");
 
-    if (x->head.status != HTTP_OK || x->rescue->step != MCP_RESCUE_REPLAY || !mcp_answer_is_stream(type)
+    if (x->head.status != HTTP_OK || !is_at(x, MCP_RESCUE_REPLAY) || !mcp_answer_is_stream(type)
         || mcp_http_field(&x->head, "Content-Encoding")) {
         ap_log_rerror(APLOG_MARK, APLOG_DEBUG, 0, x->r, "the stream cannot go on: %s, %d",
-                      x->rescue->step == MCP_RESCUE_REPLAY ? "rescued" : "the session is alive",
+                      is_at(x, MCP_RESCUE_REPLAY) ? "rescued" : "the session is alive",
                       x->head.status);
         x->broken = 1;
         x->state = MCP_X_END;
@@ -91,10 +108,11 @@ int mcp_rescue_takes_head(mcp_exchange_t *x)
     if (mcp_rescue_is_own(x)) {
         x->last_in = mcp_clock_now();
         rescue->is_stream = mcp_answer_is_stream(mcp_http_field(&x->head, "Content-Type"));
-        x->state = rescue->step == MCP_RESCUE_INITIALIZE && x->head.status < 300 ? MCP_X_BODY : MCP_X_END;
+        x->state = is_at(x, MCP_RESCUE_INITIALIZE) && x->head.status < 300 ? MCP_X_BODY : MCP_X_END;
         return 1;
     }
-    if (x->head.status == HTTP_NOT_FOUND && mcp_rescue_is_possible(x) && !(rescue && rescue->is_done)) {
+    if (x->head.status == HTTP_NOT_FOUND && mcp_rescue_is_possible(x)
+        && !(rescue && rescue->is_done)) {
         x->session_gone = 1;
         x->state = MCP_X_END;
         return 1;
@@ -103,7 +121,7 @@ int mcp_rescue_takes_head(mcp_exchange_t *x)
         take_stream_up(x);
         return 1;
     }
-    if (rescue && rescue->step == MCP_RESCUE_REPLAY && x->head.status == HTTP_OK) {
+    if (is_at(x, MCP_RESCUE_REPLAY) && x->head.status == HTTP_OK) {
         x->rescue = NULL;
     }
     return 0;

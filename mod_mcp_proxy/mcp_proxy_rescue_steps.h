@@ -7,12 +7,13 @@
 #include "mcp_proxy_rescue_store.h"
 #include "mcp_proxy_tools.h"
 
-/* A rescue as its steps (mcp_proxy_rescue.c) and its messages (mcp_proxy_rescue_message.c) see it. */
+/* A rescue as its steps see it (mcp_proxy_rescue.c), and its messages (..._message.c). */
 
 typedef enum {
     MCP_RESCUE_NOT_BEGUN,
     MCP_RESCUE_AGAIN,       /* the client's request, once more where its session should be */
-    MCP_RESCUE_PAUSE,       /* before that */
+    MCP_RESCUE_ASK,         /* the gateway's own: does the member know the session? */
+    MCP_RESCUE_PAUSE,       /* before one of these */
     MCP_RESCUE_WAITING,     /* for another request that rescues this session */
     MCP_RESCUE_INITIALIZE,
     MCP_RESCUE_INITIALIZED, /* the notification */
@@ -23,6 +24,7 @@ typedef enum {
 typedef struct mcp_rescue_t {
     mcp_rescue_step_e step;
     int resumes;              /* the client has had the head: its stream goes on */
+    int asks;                 /* the stream of a call has broken off: is its answer lost? */
     int was_refused;          /* the member said 404 */
     int is_done;              /* this request has taken the session elsewhere */
     int holds_claim;

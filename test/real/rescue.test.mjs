@@ -139,6 +139,25 @@ for (const [name, directives] of Object.entries(stores)) {
             await client.close();
         })(), 'the conversation', 60000));
 
+        test('a 1.x client whose call is lost', () => soon((async () => {
+            for (const [where, those] of [['/mcp', servers], ['/kept', kept]]) {
+                const client = await connect1(gateway.url(where));
+                const home = await whereOf(client);
+                const dead = those.find(server => server.name === home);
+                let steps = 0;
+                const lost = assert.rejects(
+                    call(client, 'hang', {}, { onprogress: () => { steps += 1; } }), { code: -31502 });
+                await until(() => steps === 1, 'the call to be under way');
+                await kill(dead);
+                await lost;
+                assert.notEqual(await whereOf(client), home);
+                await call(client, 'announce', { text: where });
+                await until(() => client.heard.at(-1) === where, 'the standing stream');
+                await dead.start(dead.port);
+                await client.close();
+            }
+        })(), 'the conversation', 60000));
+
         test('a 2.x client of the session generation', () => soon((async () => {
             const client = await connect2(gateway.url('/mcp'), 'auto');
             const errors = [];
