@@ -273,13 +273,12 @@ void mcp_proxy_learn(request_rec *r, mcp_proxy_request_t *q, const char *id,
 
 void mcp_proxy_move(request_rec *r, mcp_proxy_request_t *q, const proxy_worker *worker)
 {
-    if (mcp_proxy_is_sealed()) {
-        q->member_name = mcp_proxy_member_name(r->pool, worker);
-        return;
+    q->member_name = mcp_proxy_member_name(r->pool, worker);
+    if (!mcp_proxy_is_sealed()) {
+        q->member = mcp_proxy_member_hash(worker);
+        mcp_session_learn(mcp_proxy_sessions(), &q->key, q->member, mcp_clock_now());
+        mcp_far_move(&q->key, worker);
     }
-    q->member = mcp_proxy_member_hash(worker);
-    mcp_session_learn(mcp_proxy_sessions(), &q->key, q->member, mcp_clock_now());
-    mcp_far_move(&q->key, worker);
 }
 
 void mcp_proxy_forget(mcp_proxy_request_t *q)

@@ -482,7 +482,7 @@ int mcp_exchange_finish(mcp_exchange_t *x)
     if (x->learnt_endpoint && !x->broken) {
         mcp_proxy_forget(x->q);
     }
-    if (was_stream && (x->broken || x->failed)) {
+    if (was_stream && (x->broken || x->failed || x->answer_lost)) {
         mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAM_ERRORS, 1);
     }
     if (was_stream) {
