@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the backend answers, read along while it passes. The filter may run on mod_mcp_proxy's event
- * loop: it reads what is there, never waits, and hands the answer to the writer behind the last
- * byte. What it puts into the response is one header. It takes the response over in one case only:
- * where the backend has failed before the first byte and an old value may stand in.
+ * loop, where it reads what is there and never waits; it hands the answer to the writer behind the
+ * last byte. What it puts into the response is one header. It takes the response over in one case
+ * only: where the backend has failed before the first byte and an old value may stand in.
  */
 #include "mcp_cache.h"
 
@@ -16,12 +16,16 @@
 /* An answer that is whole at once, and no larger, is judged before its head goes out. */
 #define JUDGE_NOW (32 * 1024)
 
+/* As much of an answer that is still being made is held before it goes on. */
+#define HOLD_MOST (64 * 1024)
+
 #define BYPASS "mcp; fwd=bypass"
 
 typedef struct filter_t {
     mcp_cache_request_t *q;
     mcp_cache_capture_t *capture; /* NULL: nothing is wanted of what passes */
     int begun;
+    int said;         /* the head has its Cache-Status */
     int replaced;     /* the old value went out instead; what still comes is dropped */
     int is_error;     /* the response is httpd's or mod_mcp_proxy's own error */
     int broken;       /* the response will not be whole */
@@ -31,6 +35,7 @@ typedef struct filter_t {
     apr_off_t declared; /* Content-Length; -1: none */
     const char *headers;
     apr_uint32_t flags;
+    apr_bucket_brigade *rest; /* what is still to be read, while what stands before it goes on */
 } filter_t;
 
 static apr_status_t read_response(ap_filter_t *f, apr_bucket_brigade *bb);
@@ -309,35 +314,6 @@ static apr_status_t replace(ap_filter_t *f, filter_t *ctx, apr_bucket_brigade *b
     return ap_pass_brigade(f->next, mcp_cache_respond(q, q->old, left));
 }
 
-/* Returns whether the response ends with this brigade. */
-static int read_along(filter_t *ctx, apr_bucket_brigade *bb)
-{
-    apr_bucket *b;
-
-    for (b = APR_BRIGADE_FIRST(bb); b != APR_BRIGADE_SENTINEL(bb); b = APR_BUCKET_NEXT(b)) {
-        const char *data;
-        apr_size_t len;
-
-        if (APR_BUCKET_IS_EOS(b)) {
-            return 1;
-        }
-        if (AP_BUCKET_IS_ERROR(b)) {
-            ctx->broken = 1;
-        }
-        if (APR_BUCKET_IS_METADATA(b)) {
-            continue;
-        }
-        /* What is not there yet must not be waited for. */
-        if (apr_bucket_read(b, &data, &len, APR_NONBLOCK_READ) != APR_SUCCESS) {
-            ctx->broken = 1;
-            return 0;
-        }
-        mcp_cache_capture_feed(ctx->capture, data, len);
-        ctx->seen += (apr_off_t)len;
-    }
-    return 0;
-}
-
 static int is_whole(const filter_t *ctx)
 {
     return !ctx->broken && (ctx->declared < 0 || ctx->declared == ctx->seen);
@@ -350,12 +326,94 @@ static void set_status(filter_t *ctx, int ends)
     int stored = ctx->wants_answer && ctx->q->known
         && !mcp_cache_capture_is_refused(ctx->capture);
 
+    if (ctx->said) {
+        return;
+    }
+    ctx->said = 1;
     if (stored && ends && ctx->seen <= JUDGE_NOW) {
         stored = mcp_cache_capture_judge(ctx->capture, is_whole(ctx), &answer)
             == MCP_CACHE_ANSWER_STORE
             && (!ctx->q->by_hints || answer.ttl_ms > 0);
     }
     say(ctx->q->r, stored ? "mcp; fwd=miss; stored" : BYPASS);
+}
+
+/* What a program writes when it likes (mod_cgid) may be waited for, on the request's own thread. */
+static int may_wait(const conn_rec *c)
+{
+    apr_thread_t *self = ap_thread_current();
+
+    return self && c->current_thread == self;
+}
+
+/* What stands before @a b goes on to the client. */
+static apr_status_t pass_before(ap_filter_t *f, apr_bucket_brigade *bb, apr_bucket *b)
+{
+    filter_t *ctx = f->ctx;
+    apr_status_t rv;
+
+    if (ctx->wants_answer && mcp_cache_capture_is_refused(ctx->capture)) {
+        land_early(ctx->q, bb);
+    }
+    set_status(ctx, 0);
+    ctx->rest = apr_brigade_split_ex(bb, b, ctx->rest);
+    APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_flush_create(f->c->bucket_alloc));
+    rv = ap_pass_brigade(f->next, bb);
+    apr_brigade_cleanup(bb);
+    APR_BRIGADE_CONCAT(bb, ctx->rest);
+    return rv;
+}
+
+static apr_status_t read_bucket(ap_filter_t *f, apr_bucket_brigade *bb, apr_bucket *b,
+                                const char **data, apr_size_t *len)
+{
+    apr_status_t rv = apr_bucket_read(b, data, len, APR_NONBLOCK_READ);
+
+    if (APR_STATUS_IS_EAGAIN(rv) && may_wait(f->c)) {
+        rv = pass_before(f, bb, b);
+        return rv == APR_SUCCESS ? apr_bucket_read(b, data, len, APR_BLOCK_READ) : rv;
+    }
+    return rv;
+}
+
+/* Returns whether the response ends with this brigade. */
+static int read_along(ap_filter_t *f, apr_bucket_brigade *bb)
+{
+    filter_t *ctx = f->ctx;
+    apr_size_t held = 0;
+    apr_bucket *b, *next;
+
+    for (b = APR_BRIGADE_FIRST(bb); b != APR_BRIGADE_SENTINEL(bb); b = next) {
+        int is_made_now = b->length == (apr_size_t)-1;
+        const char *data;
+        apr_size_t len;
+
+        if (APR_BUCKET_IS_EOS(b)) {
+            return 1;
+        }
+        if (APR_BUCKET_IS_METADATA(b)) {
+            ctx->broken |= AP_BUCKET_IS_ERROR(b);
+            next = APR_BUCKET_NEXT(b);
+            continue;
+        }
+        if (read_bucket(f, bb, b, &data, &len) != APR_SUCCESS) {
+            ctx->broken = 1;
+            return 0;
+        }
+        mcp_cache_capture_feed(ctx->capture, data, len);
+        ctx->seen += (apr_off_t)len;
+        next = APR_BUCKET_NEXT(b);
+        held += is_made_now ? len : 0;
+        if (held >= HOLD_MOST) {
+            held = 0;
+            if (pass_before(f, bb, next) != APR_SUCCESS) {
+                ctx->broken = 1;
+                return 0;
+            }
+            next = APR_BRIGADE_FIRST(bb);
+        }
+    }
+    return 0;
 }
 
 static void end(filter_t *ctx)
@@ -373,8 +431,8 @@ static void end(filter_t *ctx)
 static apr_status_t read_response(ap_filter_t *f, apr_bucket_brigade *bb)
 {
     filter_t *ctx = f->ctx;
-    int first = !ctx->begun, ends;
     apr_status_t rv;
+    int ends;
 
     if (ctx->replaced) {
         apr_brigade_cleanup(bb);
@@ -383,7 +441,7 @@ static apr_status_t read_response(ap_filter_t *f, apr_bucket_brigade *bb)
     if (is_begin_of_failure(ctx)) {
         return replace(f, ctx, bb);
     }
-    if (first) {
+    if (!ctx->begun) {
         begin(ctx, bb);
     }
     if (!ctx->capture) {
@@ -394,13 +452,11 @@ static apr_status_t read_response(ap_filter_t *f, apr_bucket_brigade *bb)
         ap_remove_output_filter(f);
         return ap_pass_brigade(f->next, bb);
     }
-    ends = read_along(ctx, bb);
+    ends = read_along(f, bb);
     if (ctx->wants_answer && mcp_cache_capture_is_refused(ctx->capture)) {
         land_early(ctx->q, bb);
     }
-    if (first) {
-        set_status(ctx, ends);
-    }
+    set_status(ctx, ends);
     rv = ap_pass_brigade(f->next, bb);
     if (ends) {
         end(ctx);

@@ -165,6 +165,9 @@ apr_bucket_brigade *mcp_cache_respond(mcp_cache_request_t *q, const mcp_cache_en
     add(&body, stream ? "}\n\n" : "}", stream ? 3 : 1);
     APR_BRIGADE_INSERT_TAIL(body.bb, apr_bucket_eos_create(r->connection->bucket_alloc));
 
+    /* A part of a POST's answer is nothing that anybody has asked for (RFC 9110, section 14.2). */
+    apr_table_unset(r->headers_in, "Range");
+    apr_table_unset(r->headers_in, "Request-Range");
     r->status = HTTP_OK;
     r->status_line = NULL;
     ap_set_content_type(r, stream ? "text/event-stream" : "application/json");

@@ -62,6 +62,35 @@ def test_a_whole_result_is_stored(caching, backend, answer):
         first.body.decode()).replace("\\", "").replace("u00e9", "\\u00e9")
 
 
+PROGRAM = r"""#!/bin/sh
+cat >/dev/null
+printf 'Content-Type: %s\r\n\r\n'
+%s
+"""
+RESULT = r"""'{"jsonrpc":"2.0","id":1,"result":{"pid":%d}}' $$"""
+
+
+@pytest.mark.parametrize("kind, script", [
+    ("application/json", "sleep 0.2; printf " + RESULT),
+    ("application/json", "printf ' %200000s' ' '; sleep 0.2; printf " + RESULT),
+    ("text/event-stream", r"printf 'data: %s\n\n'; sleep 0.2; printf 'data: '; printf %s; "
+                          r"printf '\n\n'" % (json.dumps(PROGRESS), RESULT))],
+    ids=["small", "large", "stream"])
+def test_the_answer_of_a_program_is_stored(caching, stage, kind, script):
+    """One that is still writing when its answer goes through the filters."""
+    program = stage.directory / "tool"
+    program.write_text(PROGRAM % (kind, script), encoding="utf-8")
+    program.chmod(0o755)
+    gateway = caching(alone=True, modules=["alias", "cgid"], server=[
+        "ScriptSock cgid.sock", "CGIDScriptTimeout 30", 'ScriptAlias /tool "%s"' % program,
+        "<Location /tool>", "Require all granted", "MCPCacheTool echo 60s", "</Location>"])
+    token = [("Authorization", "Bearer t")]
+    first, second = (post(gateway, call("echo"), headers=token, path="/tool") for _ in range(2))
+    assert (status(first), status(second)) == ("miss", "hit")
+    pid = second.message()["result"]["pid"]
+    assert pid and str(pid).encode() in first.body
+
+
 NEVER = {
     "a tool's error": answer_of({"isError": True, "content": []}),
     "a JSON-RPC error": raw('{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"m"}}'),

@@ -74,6 +74,15 @@ def test_the_log_knows_what_became_of_it(caching, backend):
                == ["bypass", "hit", "miss"], "the log")
 
 
+@pytest.mark.parametrize("name", ["Range", "Request-Range"])
+def test_a_hit_is_whole_whatever_part_is_asked_for(caching, backend, name):
+    gateway = caching(backend(counting()), location=AUTH)
+    ask(gateway)
+    answer = ask(gateway, headers=[(name, "bytes=0-3")])
+    assert (status(answer), answer.status) == ("hit", 200)
+    assert answer.message()["result"] == {"n": 1}
+
+
 def test_headers_that_a_browser_needs_come_with_a_hit(caching, backend):
     tool = Tool(lambda peer, message: as_json(peer, message, headers=[
         ("Access-Control-Allow-Origin", "https://app.example"), ("Vary", "Origin"), ("X-Other", "1"),
