@@ -176,7 +176,7 @@ void mcp_answer_head(mcp_exchange_t *x)
     copy_fields(x);
     x->last_in = x->last_out = mcp_clock_now();
     x->state = MCP_X_BODY;
-    if (mcp_answer_is_stream(r->content_type)) {
+    if (mcp_answer_is_stream(r->content_type) && !r->header_only) {
         become_stream(x);
     }
 }

@@ -122,6 +122,18 @@ def test_reject_forgets_the_stream_of_a_killed_child(gateway, server):
 
 
 @pytest.mark.parametrize("mode", ["newest", "reject"])
+def test_a_head_request_is_no_second_stream(gateway, server, mode):
+    gw, a, mcp = one_session(gateway, server, mode)
+    first = mcp.listen()
+    a.wait_streams(1)
+    assert gw.request("HEAD", "/mcp", [*mcp.headers(), ("Accept", "text/event-stream")]).status \
+        not in (409, 503)
+    a.push(mcp.session, MESSAGE)
+    assert "message" in first.next_event()["data"]
+    assert is_alive(first)
+
+
+@pytest.mark.parametrize("mode", ["newest", "reject"])
 def test_of_streams_that_begin_at_once_one_stays(gateway, server, mode):
     gw, a, mcp = one_session(gateway, server, mode)
     a.one_stream = False
