@@ -242,7 +242,9 @@ def test_counters_survive_graceful_restarts(gateway, server):
 
 def test_only_reading_is_allowed(gateway, server):
     gw = gateway(server("a"), server=PLACES)
-    assert gw.request("POST", "/metrics", [JSON, ACCEPT], b"{}").status == 405
+    refused = gw.request("POST", "/metrics", [JSON, ACCEPT], b"{}")
+    assert refused.status == 405
+    assert {"GET", "HEAD"} <= set(refused.header("Allow").split(",")) <= {"GET", "HEAD", "TRACE"}
     assert gw.request("HEAD", "/metrics").finish().status == 200
 
 
