@@ -143,6 +143,7 @@ static void become_stream(mcp_exchange_t *x)
     x->is_stream = 1;
     x->opened = mcp_clock_now();
     x->is_standing = r->method_number == M_GET || x->is_listen;
+    mcp_park_set_patience(x->park, mcp_exchange_conf(x, MCP_PROXY_WRITE_TIMEOUT));
     mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS_TOTAL, 1);
     mcp_streams_open(x);
     if (x->single) {

@@ -507,6 +507,9 @@ int mcp_exchange_finish(mcp_exchange_t *x)
     }
     else {
         mcp_answer_end(x);
+        if (was_stream) {
+            mcp_park_set_patience(x->park, 0);
+        }
     }
     if (x->left) {
         post_request(x, OK);
