@@ -143,6 +143,7 @@ static void become_stream(mcp_exchange_t *x)
     x->is_stream = 1;
     x->opened = mcp_clock_now();
     x->is_standing = r->method_number == M_GET || x->is_listen;
+    mcp_park_set_patience(x->park, mcp_exchange_conf(x, MCP_PROXY_WRITE_TIMEOUT));
     mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS_TOTAL, 1);
     mcp_streams_open(x);
     mcp_rescue_mark_events(x);
@@ -177,7 +178,7 @@ void mcp_answer_head(mcp_exchange_t *x)
     copy_fields(x);
     x->last_in = x->last_out = mcp_clock_now();
     x->state = MCP_X_BODY;
-    if (mcp_answer_is_stream(r->content_type)) {
+    if (mcp_answer_is_stream(r->content_type) && !r->header_only) {
         become_stream(x);
     }
 }
