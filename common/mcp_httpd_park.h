@@ -121,8 +121,8 @@ apr_status_t mcp_park_flush(mcp_park_t *park);
 int mcp_park_unacknowledged(const mcp_park_t *park);
 
 /**
- * How long the system may try to get something to the client before it takes the connection for dead,
- * as a client is that has lost its network: what is written to it only fills its socket.
+ * How long the system may try to get something to the client before it takes the connection for
+ * dead, as a client is that has lost its network: what is written to it only fills its socket.
  * @param patience 0: as long as the system is configured to try, a quarter of an hour by default
  */
 void mcp_park_set_patience(mcp_park_t *park, apr_interval_time_t patience);
