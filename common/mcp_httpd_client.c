@@ -4,6 +4,7 @@
 
 #include <ap_mpm.h>
 #include <apr_portable.h>
+#include <errno.h>
 #include <http_core.h>
 #include <http_ssl.h>
 #include <linux/sockios.h>
@@ -114,6 +115,37 @@ apr_status_t mcp_park_flush(mcp_park_t *park)
     apr_status_t rv = mcp_park_write_kept(c);
 
     return c->aborted ? APR_ECONNABORTED : rv;
+}
+
+/* HTTP/2 shares the connection among requests, and has its own ideas of it. */
+static int client_fd(const mcp_park_t *park)
+{
+    conn_rec *c = park->r->connection;
+    apr_os_sock_t fd = -1;
+
+    if (!c->master) {
+        apr_os_sock_get(&fd, ap_get_conn_socket(c));
+    }
+    return fd;
+}
+
+void mcp_park_set_patience(mcp_park_t *park, apr_interval_time_t patience)
+{
+    unsigned ms = (unsigned)((patience + 999) / 1000);
+    int fd = client_fd(park);
+
+    if (fd >= 0) {
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
+    }
+}
+
+int mcp_park_has_lost_patience(mcp_park_t *park)
+{
+    int fd = client_fd(park), error = 0;
+    socklen_t size = sizeof(error);
+
+    return fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0
+        && error == ETIMEDOUT;
 }
 
 int mcp_park_unacknowledged(const mcp_park_t *park)

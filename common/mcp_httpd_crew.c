@@ -440,5 +440,5 @@ void mcp_crew_stop(mcp_crew_t *crew)
         sem_post(&crew->alarm);
         pthread_join(crew->foreman, NULL);
     }
-    close_descriptors(crew);
+    /* The descriptors stay: a job that comes now must not wake who has got their numbers. */
 }

@@ -61,7 +61,10 @@ apr_status_t mcp_crew_wait(mcp_crew_t *crew, mcp_crew_wait_t *wait, apr_time_t u
  */
 void mcp_crew_hurry(mcp_crew_t *crew, apr_interval_time_t grace);
 
-/** Let every thread finish what it does, and join it. What still waits is never called. */
+/**
+ * Let every thread finish what it does, and join it, as the process ends. What still waits, or is
+ * given to the crew by other modules' threads, is never called.
+ */
 void mcp_crew_stop(mcp_crew_t *crew);
 
 #endif

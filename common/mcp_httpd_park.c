@@ -334,7 +334,7 @@ static apr_status_t stop_threads(void *unused)
 {
     int i;
 
-    /* Loops first: they wake the crew through a descriptor that its end closes. */
+    /* Loops first: the crew still does what they give to it. */
     for (i = 0; i < mcp_park_env.count; i++) {
         mcp_loop_stop(mcp_park_env.threads[i].loop);
         pthread_join(mcp_park_env.threads[i].thread.id, NULL);
@@ -359,7 +359,7 @@ static void start_thread(server_rec *s)
     t->retired_tail = &t->retired;
     t->retire_timer.fn = mcp_lot_destroy_retired;
     t->retire_timer.baton = t;
-    rv = mcp_thread_start(&t->thread, run_thread, t);
+    rv = mcp_thread_start(&t->thread, run_thread, t, NULL);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_ERR, rv, s, MCP_LOGNO(1002)
                      "no thread for the event loop could be started: streams will hold threads");

@@ -120,6 +120,16 @@ apr_status_t mcp_park_flush(mcp_park_t *park);
 /** Bytes in the client's socket that it has not acknowledged; 0 where that cannot be known. */
 int mcp_park_unacknowledged(const mcp_park_t *park);
 
+/**
+ * How long the system may try to get something to the client before it takes the connection for
+ * dead, as a client is that has lost its network: what is written to it only fills its socket.
+ * @param patience 0: as long as the system is configured to try, a quarter of an hour by default
+ */
+void mcp_park_set_patience(mcp_park_t *park, apr_interval_time_t patience);
+
+/** Whether the client's connection has ended by that. To be asked once. */
+int mcp_park_has_lost_patience(mcp_park_t *park);
+
 /** How long ago the client's system last acknowledged anything; 0 where that cannot be known. */
 apr_interval_time_t mcp_park_silence(const mcp_park_t *park);
 

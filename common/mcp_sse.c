@@ -112,6 +112,33 @@ int mcp_sse_is_between_events(const mcp_sse_t *sse)
     return !sse->in_line && !sse->in_event;
 }
 
+static const char id_field[] = "id:";
+#define ID_FIELD (sizeof(id_field) - 1)
+
+int mcp_sse_next_id(mcp_sse_ids_t *ids, mcp_span_t *in, mcp_span_t *before)
+{
+    unsigned char matched = ids->matched;
+    apr_size_t len = 0;
+    int found = 0;
+
+    while (len < in->len && !found) {
+        char c = in->p[len++];
+
+        if (is_break(c)) {
+            matched = 0;
+        } else {
+            int fits = matched < ID_FIELD && c == id_field[matched];
+
+            matched = fits ? (unsigned char)(matched + 1) : ID_FIELD + 1;
+            found = matched == ID_FIELD;
+        }
+    }
+    ids->matched = matched;
+    *before = (mcp_span_t){ in->p, len };
+    *in = (mcp_span_t){ in->p + len, in->len - len };
+    return found;
+}
+
 /* What the lines since the last blank one have said. */
 typedef struct block_t {
     int is_endpoint;

@@ -29,6 +29,19 @@ void mcp_sse_feed(mcp_sse_t *sse, const char *buf, apr_size_t len);
  */
 int mcp_sse_is_between_events(const mcp_sse_t *sse);
 
+/** Looks for the ids of events. All zero: at the start of a line. */
+typedef struct mcp_sse_ids_t {
+    unsigned char matched; /* how much of "id:" the current line has; more: something else */
+} mcp_sse_ids_t;
+
+/**
+ * Find the next line that is an id, in bytes that pass.
+ * @param in moved behind @a before
+ * @param before out: the bytes up to the id's value, colon included; all, where there is none
+ * @return 0: there is none
+ */
+int mcp_sse_next_id(mcp_sse_ids_t *ids, mcp_span_t *in, mcp_span_t *before);
+
 /** A stream that has not shown its endpoint event after so many bytes has none. */
 #define MCP_SSE_MAX_FIRST (64 * 1024)
 

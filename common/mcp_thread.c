@@ -38,13 +38,14 @@ static void *run(void *data)
     return result;
 }
 
-apr_status_t mcp_thread_start(mcp_thread_t *t, mcp_thread_fn *fn, void *baton)
+apr_status_t mcp_thread_start(mcp_thread_t *t, mcp_thread_fn *fn, void *baton,
+                              pthread_mutex_t *mutex)
 {
     pthread_condattr_t attr;
     sigset_t before;
     int error;
 
-    *t = (mcp_thread_t){ .run = fn, .baton = baton };
+    *t = (mcp_thread_t){ .run = fn, .baton = baton, .mutex = mutex };
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&t->wake, &attr);
@@ -75,12 +76,12 @@ static struct timespec from_now(apr_interval_time_t timeout)
     return ts;
 }
 
-void mcp_thread_wait_locked(mcp_thread_t *t, pthread_mutex_t *mutex, apr_interval_time_t timeout)
+void mcp_thread_wait_locked(mcp_thread_t *t, apr_interval_time_t timeout)
 {
     struct timespec until = from_now(timeout);
 
     while (!t->woken && !mcp_thread_is_stopped(t)
-           && pthread_cond_timedwait(&t->wake, mutex, &until) == 0) {
+           && pthread_cond_timedwait(&t->wake, t->mutex, &until) == 0) {
     }
     t->woken = 0;
 }
@@ -91,16 +92,22 @@ void mcp_thread_wake_locked(mcp_thread_t *t)
     pthread_cond_signal(&t->wake);
 }
 
-void mcp_thread_stop(mcp_thread_t *t, pthread_mutex_t *mutex)
+void mcp_thread_stop(mcp_thread_t *t)
 {
-    pthread_mutex_lock(mutex);
+    pthread_mutex_lock(t->mutex);
     __atomic_store_n(&t->stop, 1, __ATOMIC_RELEASE);
     pthread_cond_signal(&t->wake);
-    pthread_mutex_unlock(mutex);
+    pthread_mutex_unlock(t->mutex);
     pthread_join(t->id, NULL);
 }
 
-apr_status_t mcp_thread_stop_at_exit(void *data)
+static apr_status_t stop(void *data)
+{
+    mcp_thread_stop(data);
+    return APR_SUCCESS;
+}
+
+static apr_status_t stop_at_exit(void *data)
 {
     mcp_thread_t *t = data;
     struct timespec pause = { .tv_nsec = LOOK_EVERY_NS };
@@ -111,4 +118,9 @@ apr_status_t mcp_thread_stop_at_exit(void *data)
         nanosleep(&pause, NULL);
     }
     return APR_SUCCESS;
+}
+
+void mcp_thread_end_with(mcp_thread_t *t, int waits, apr_pool_t *pool)
+{
+    apr_pool_pre_cleanup_register(pool, t, waits ? stop : stop_at_exit);
 }

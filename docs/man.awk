@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The manual page of one module out of directives.md:
 #   awk -v module=mod_mcp_proxy -v version=0.1.0 -f man.awk directives.md
-# It knows the Markdown that is used there: headings, lists, tables, fences, `code`, **bold**,
-# [links](#x).
+# It knows the Markdown that is used there: headings, lists, tables, fences, commands that are indented
+# by four, `code`, **bold**, [links](#x).
 
 function escaped(text) {
     gsub(/\\/, "\\e", text)
@@ -103,8 +103,10 @@ fence {
 !headed && /^(- |  )/ { next }
 
 /^- / { flush(); entry = entry ".IP \\(bu 2\n"; add(substr($0, 3)); next }
-/^\|[- |]*$/ { next }
-/^\|/ { flush(); entry = entry table_row($0); next }
+# The names of a table's columns are of no use here.
+/^\|/ { flush(); if (in_table++ > 1) entry = entry table_row($0); next }
+{ in_table = 0 }
+/^    / { flush(); entry = entry ".RS 4\n.nf\n" escaped(substr($0, 5)) "\n.fi\n.RE\n"; next }
 /^$/ { flush(); entry = entry ".PP\n"; next }
 { sub(/^ +/, ""); add($0) }
 

@@ -101,9 +101,9 @@ int mcp_cache_fixups(request_rec *r);
 void mcp_cache_find_peers(void);
 /** The record of this request, judged. NULL: the cache has nothing to do with it. */
 mcp_cache_request_t *mcp_cache_request(request_rec *r);
-/** The digest of a session id that this caller uses here. 0: there is none. */
-int mcp_cache_digest_session(mcp_cache_request_t *q, const char *session,
-                             unsigned char digest[MCP_CACHE_DIGEST]);
+/** The digest of a session id that this caller uses here. */
+void mcp_cache_digest_session(mcp_cache_request_t *q, const char *session,
+                              unsigned char digest[MCP_CACHE_DIGEST]);
 /** Find the client's session; has been done where q->asks. 0: the request has none. */
 int mcp_cache_find_session(mcp_cache_request_t *q);
 /** What mod_mcp_proxy knows of it: see mcp_proxy_session_lives; -1 without it. */

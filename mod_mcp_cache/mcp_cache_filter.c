@@ -213,7 +213,8 @@ static void note_session(filter_t *ctx)
         ctx->mark_session = q->session && q->ask->query.session_state == MCP_CACHE_SESSION_UNKNOWN;
     }
     issued = q->session ? NULL : out(r, "Mcp-Session-Id");
-    if (issued && !mcp_cache_find_session(q) && mcp_cache_digest_session(q, issued, digest)) {
+    if (issued && !mcp_cache_find_session(q)) {
+        mcp_cache_digest_session(q, issued, digest);
         mcp_cache_keep_session(digest, MCP_CACHE_SESSION_LIVE);
     }
 }

@@ -9,7 +9,6 @@
 
 #include <apr_strings.h>
 #include <http_protocol.h>
-#include <openssl/evp.h>
 
 #include "mcp_clock.h"
 #include "mcp_httpd_error.h"
@@ -150,7 +149,7 @@ static int look(mcp_cache_request_t *q, mcp_cache_entry_t *hit, apr_interval_tim
 }
 
 /* The same caller and the same key, at the same generations: only then one may wait for another. */
-static int digest_flight(mcp_cache_request_t *q)
+static void digest_flight(mcp_cache_request_t *q)
 {
     unsigned char all[2 * MCP_CACHE_DIGEST + sizeof(apr_uint64_t)];
     mcp_cache_ask_t *ask = q->ask;
@@ -165,11 +164,9 @@ static int digest_flight(mcp_cache_request_t *q)
         memcpy(all + MCP_CACHE_DIGEST, query->session, MCP_CACHE_DIGEST);
     }
     q->version = q->known ? mcp_cache_hash(g->value, sizeof(g->value), 4) : 0;
-    if (!EVP_Digest(all, 2 * MCP_CACHE_DIGEST, ask->flight_digest, NULL, EVP_sha256(), NULL)) {
-        return 0;
-    }
+    mcp_sha256(all, 2 * MCP_CACHE_DIGEST, ask->flight_digest);
     memcpy(all + 2 * MCP_CACHE_DIGEST, &q->version, sizeof(q->version));
-    return EVP_Digest(all, sizeof(all), ask->near_digest, NULL, EVP_sha256(), NULL);
+    mcp_sha256(all, sizeof(all), ask->near_digest);
 }
 
 static apr_status_t land_unfinished(void *data)
@@ -190,9 +187,10 @@ static mcp_cache_flight_e join(mcp_cache_request_t *q, apr_time_t looked)
         && (q->old || mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_COALESCE));
     mcp_cache_flight_e result;
 
-    if (!may_join || (q->wait_until && q->wait_until <= looked) || !digest_flight(q)) {
+    if (!may_join || (q->wait_until && q->wait_until <= looked)) {
         return MCP_CACHE_FLIGHT_ALONE;
     }
+    digest_flight(q);
     q->joined = 1;
     result = mcp_cache_flight_join(mcp_cache_env()->flights, q->ask->flight_digest, q->version,
                                    looked, &q->ticket);

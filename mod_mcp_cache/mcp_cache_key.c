@@ -2,7 +2,6 @@
 /* What makes a key, and its digest. See the header for why it cannot merge two requests. */
 #include "mcp_cache_key.h"
 
-#include <openssl/evp.h>
 #include <string.h>
 
 #include "mcp_cache_json.h"
@@ -55,8 +54,8 @@ static char *put_part(char *at, const char *bytes, apr_size_t len)
     return at + len;
 }
 
-apr_status_t mcp_cache_key_digest(const mcp_cache_key_t *key, apr_pool_t *p,
-                                  unsigned char digest[MCP_CACHE_DIGEST])
+void mcp_cache_key_digest(const mcp_cache_key_t *key, apr_pool_t *p,
+                          unsigned char digest[MCP_CACHE_DIGEST])
 {
     const char *texts[] = {key_format, key->where, key->method, key->version,
                            key->audience, key->caller, key->session, key->vary};
@@ -77,10 +76,7 @@ apr_status_t mcp_cache_key_digest(const mcp_cache_key_t *key, apr_pool_t *p,
     }
     at = put_part(at, key->params.p, key->params.len);
     at = put_part(at, key->capabilities.p, key->capabilities.len);
-    if (!EVP_Digest(sequence, (size_t)(at - sequence), digest, NULL, EVP_sha256(), NULL)) {
-        return APR_EGENERAL;
-    }
-    return APR_SUCCESS;
+    mcp_sha256(sequence, (apr_size_t)(at - sequence), digest);
 }
 
 const char *mcp_cache_hex(const unsigned char *bytes, apr_size_t len, apr_pool_t *p)
@@ -101,9 +97,7 @@ const char *mcp_cache_key_hex(const char *bytes, apr_size_t len, apr_pool_t *p)
 {
     unsigned char digest[MCP_CACHE_DIGEST];
 
-    if (!EVP_Digest(bytes, len, digest, NULL, EVP_sha256(), NULL)) {
-        return NULL;
-    }
+    mcp_sha256(bytes, len, digest);
     return mcp_cache_hex(digest, sizeof(digest), p);
 }
 

@@ -5,6 +5,7 @@
 #include <apr_errno.h>
 #include <apr_pools.h>
 
+#include "mcp_sha256.h"
 #include "mcp_span.h"
 
 /*
@@ -13,7 +14,7 @@
  * sequences read alike, whatever bytes the parts hold.
  */
 
-#define MCP_CACHE_DIGEST 32
+#define MCP_CACHE_DIGEST MCP_SHA256
 #define MCP_CACHE_MAX_PARAMS (256 * 1024) /* bytes of canonical params */
 
 typedef struct mcp_cache_key_t {
@@ -36,11 +37,11 @@ typedef struct mcp_cache_key_t {
  */
 apr_status_t mcp_cache_key_params(mcp_cache_key_t *key, mcp_span_t params, apr_pool_t *p);
 
-/** SHA-256 over all of it. @a p is scratch. APR_EGENERAL if libcrypto fails. */
-apr_status_t mcp_cache_key_digest(const mcp_cache_key_t *key, apr_pool_t *p,
-                                  unsigned char digest[MCP_CACHE_DIGEST]);
+/** SHA-256 over all of it. @a p is scratch. */
+void mcp_cache_key_digest(const mcp_cache_key_t *key, apr_pool_t *p,
+                          unsigned char digest[MCP_CACHE_DIGEST]);
 
-/** SHA-256 of some bytes in lower-case hex, from @a p; NULL if libcrypto fails. */
+/** SHA-256 of some bytes in lower-case hex, from @a p. */
 const char *mcp_cache_key_hex(const char *bytes, apr_size_t len, apr_pool_t *p);
 
 /** Lower-case hex of some bytes, from @a p. */

@@ -157,8 +157,8 @@ static const char *session_of(request_rec *r)
 }
 
 /* A session is one identity's: a mark that somebody else's request left does not count. */
-int mcp_cache_digest_session(mcp_cache_request_t *q, const char *session,
-                             unsigned char digest[MCP_CACHE_DIGEST])
+void mcp_cache_digest_session(mcp_cache_request_t *q, const char *session,
+                              unsigned char digest[MCP_CACHE_DIGEST])
 {
     mcp_cache_key_t key = {0};
 
@@ -167,14 +167,15 @@ int mcp_cache_digest_session(mcp_cache_request_t *q, const char *session,
     key.method = key.audience = "session";
     key.caller = mcp_request_identity(q->r);
     key.session = session;
-    return mcp_cache_key_digest(&key, q->r->pool, digest) == APR_SUCCESS;
+    mcp_cache_key_digest(&key, q->r->pool, digest);
 }
 
 int mcp_cache_find_session(mcp_cache_request_t *q)
 {
     const char *session = q->session || mcp_request_is_stateless(q->r) ? NULL : session_of(q->r);
 
-    if (session && mcp_cache_digest_session(q, session, q->session_digest)) {
+    if (session) {
+        mcp_cache_digest_session(q, session, q->session_digest);
         q->session = session;
         if (q->ask) {
             q->ask->query.session = q->session_digest;
@@ -201,11 +202,11 @@ static const char *caller_of(mcp_cache_request_t *q)
     authorization = apr_table_get(q->r->headers_in, "Authorization");
     if (authorization && *authorization) {
         value = mcp_cache_key_hex(authorization, strlen(authorization), q->r->pool);
-        return value ? apr_pstrcat(q->r->pool, "authorization:", value, NULL) : NULL;
+        return apr_pstrcat(q->r->pool, "authorization:", value, NULL);
     }
     if (q->session) {
         value = mcp_cache_key_hex(q->session, strlen(q->session), q->r->pool);
-        return value ? apr_pstrcat(q->r->pool, "session:", value, NULL) : NULL;
+        return apr_pstrcat(q->r->pool, "session:", value, NULL);
     }
     return NULL;
 }
@@ -345,7 +346,7 @@ static const char *label_of(mcp_cache_request_t *q, const char *where, const cha
 }
 
 /* The digests, once everything that goes into them is known. */
-static int digest_keys(mcp_cache_request_t *q, mcp_cache_key_t *key, const char *caller)
+static void digest_keys(mcp_cache_request_t *q, mcp_cache_key_t *key, const char *caller)
 {
     int shared = q->tool && q->tool->scope == MCP_CACHE_SCOPE_SHARED;
     const char *reads = q->r->user ? "shared:authenticated" : "shared:anybody";
@@ -355,26 +356,22 @@ static int digest_keys(mcp_cache_request_t *q, mcp_cache_key_t *key, const char 
     key->audience = shared ? reads : "own";
     key->caller = shared ? NULL : caller;
     query->count = 1;
-    if (mcp_cache_key_digest(key, q->r->pool, query->digest[0]) != APR_SUCCESS) {
-        return 0;
-    }
+    mcp_cache_key_digest(key, q->r->pool, query->digest[0]);
     memcpy(q->ask->store_digest, query->digest[0], MCP_CACHE_DIGEST);
     q->ask->store_is_readable = 1;
     if (shared && strcmp(reads, writes)) {
         /* Asked with a credential that httpd has not checked: the answer is for the others. */
         q->ask->store_is_readable = 0;
         key->audience = writes;
-        return mcp_cache_key_digest(key, q->r->pool, q->ask->store_digest) == APR_SUCCESS;
-    }
-    if (q->by_hints && mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_TRUST_PUBLIC)) {
+        mcp_cache_key_digest(key, q->r->pool, q->ask->store_digest);
+    } else if (q->by_hints && mcp_cache_conf(q->r->per_dir_config, MCP_CACHE_TRUST_PUBLIC)) {
         q->by_hints = 2;
         key->audience = "public";
         key->vary = vary_of(q, 0);
         key->caller = key->session = NULL;
         query->count = 2;
-        return mcp_cache_key_digest(key, q->r->pool, query->digest[1]) == APR_SUCCESS;
+        mcp_cache_key_digest(key, q->r->pool, query->digest[1]);
     }
-    return 1;
 }
 
 /* Everything that goes into the key, or 0 where there can be none. */
@@ -394,19 +391,13 @@ static int make_key(mcp_cache_request_t *q)
                                q->rpc->version ? q->rpc->version : "");
     key.session = q->tool && q->tool->scope == MCP_CACHE_SCOPE_SESSION ? q->session : NULL;
     key.vary = vary_of(q, 1);
-    if (mcp_cache_key_params(&key, q->rpc->params, q->r->pool) != APR_SUCCESS
-        || !digest_keys(q, &key, caller)) {
+    if (mcp_cache_key_params(&key, q->rpc->params, q->r->pool) != APR_SUCCESS) {
         return 0;
     }
+    digest_keys(q, &key, caller);
     set_tags(q, caller);
     q->ask->query.label = label_of(q, key.where, caller);
     return 1;
-}
-
-/* A session that cannot be digested can be neither a key nor known to live. */
-static int has_broken_session(mcp_cache_request_t *q)
-{
-    return !mcp_cache_find_session(q) && !mcp_request_is_stateless(q->r) && session_of(q->r);
 }
 
 /* The cheap questions first: most requests are not for the cache. */
@@ -425,10 +416,11 @@ static void judge(mcp_cache_request_t *q)
     }
     q->ask = apr_pcalloc(r->pool, sizeof(*q->ask));
     control = apr_table_get(r->headers_in, "Cache-Control");
-    if (has_directive(control, "no-store") || has_broken_session(q)
+    if (has_directive(control, "no-store")
         || !mcp_cache_accepted(apr_table_get(r->headers_in, "Accept"))) {
         return;
     }
+    mcp_cache_find_session(q);
     q->refresh = has_directive(control, "no-cache") || has_directive(control, "max-age=0");
     q->asks = make_key(q);
 }

@@ -16,6 +16,7 @@
 #include "mcp_cache_metrics.h"
 #include "mcp_cache_redis.h"
 #include "mcp_lasting.h"
+#include "mcp_sha256.h"
 #include "mcp_store_url.h"
 
 #define NEAR_SIZE (16 * 1024 * 1024) /* beside Redis: only what somebody waits for, and sessions */
@@ -94,6 +95,7 @@ int mcp_cache_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp
     if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG) {
         return OK;
     }
+    mcp_sha256_prepare(pconf);
     wrong = mcp_store_url_parse(mcp_cache_store_text(), ap_server_root, &state.url, pconf);
     if (wrong) {
         ap_log_error(APLOG_MARK, APLOG_EMERG, 0, s, MCP_LOGNO(4002) "MCPCacheStore: %s", wrong);

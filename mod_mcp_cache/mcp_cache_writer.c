@@ -26,7 +26,7 @@ static mcp_cache_job_t *take(mcp_cache_writer_t *w, int *stopped)
 
     pthread_mutex_lock(&w->mutex);
     if (!w->first) {
-        mcp_thread_wait_locked(&w->thread, &w->mutex, WAIT);
+        mcp_thread_wait_locked(&w->thread, WAIT);
     }
     job = w->first;
     if (job) {
@@ -62,14 +62,6 @@ static void *run(void *data)
     return NULL;
 }
 
-static apr_status_t stop(void *data)
-{
-    mcp_cache_writer_t *w = data;
-
-    mcp_thread_stop(&w->thread, &w->mutex);
-    return APR_SUCCESS;
-}
-
 mcp_cache_writer_t *mcp_cache_writer_create(const mcp_cache_writer_options_t *options, int waits,
                                             apr_pool_t *exiting)
 {
@@ -81,16 +73,11 @@ mcp_cache_writer_t *mcp_cache_writer_create(const mcp_cache_writer_options_t *op
     w->options = *options;
     w->last = &w->first;
     pthread_mutex_init(&w->mutex, NULL);
-    if (mcp_thread_start(&w->thread, run, w) != APR_SUCCESS) {
+    if (mcp_thread_start(&w->thread, run, w, &w->mutex) != APR_SUCCESS) {
         free(w);
         return NULL;
     }
-    if (waits) {
-        apr_pool_pre_cleanup_register(exiting, w, stop);
-    }
-    else {
-        apr_pool_pre_cleanup_register(exiting, &w->thread, mcp_thread_stop_at_exit);
-    }
+    mcp_thread_end_with(&w->thread, waits, exiting);
     return w;
 }
 

@@ -46,7 +46,7 @@ typedef struct mcp_proxy_request_t {
     int asked;              /* ... and has been */
     proxy_worker *pinned;   /* the member that has the session */
     apr_uint64_t member;    /* hash of the member that the table names */
-    const char *member_name; /* what a sealed id or a rescue calls it; NULL: see member */
+    const char *member_name; /* what a sealed id or a rescue calls it: that counts; or NULL */
     int abandoned;          /* the client left before there was a head to answer with */
     apr_uint32_t generation; /* how often the session had been rescued when it was looked up */
     int is_out;             /* its member is: to be rescued before anything is sent */
@@ -94,8 +94,7 @@ void mcp_proxy_forget(mcp_proxy_request_t *q);
 void mcp_proxy_move(request_rec *r, mcp_proxy_request_t *q, const proxy_worker *worker);
 
 /** The id in the data of an endpoint event, or in the path and query of its POSTs. */
-const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query,
-                                  int *is_guess);
+const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query);
 
 /* mcp_proxy_alive.c: for peers, see mcp_httpd_peers.h */
 int mcp_proxy_session_lives(request_rec *r);

@@ -11,10 +11,10 @@
 #include <http_core.h>
 #include <http_protocol.h>
 #include <http_request.h>
-#include <openssl/sha.h>
 
 #include "mcp_httpd_error.h"
 #include "mcp_httpd_request.h"
+#include "mcp_sha256.h"
 #include "mcp_value.h"
 
 #define SESSION_LABEL_BYTES 6
@@ -117,10 +117,10 @@ static void set_message_env(request_rec *r)
 /* A digest, so that logs can tell sessions apart and nobody can use what stands there. */
 static void set_session_env(request_rec *r, const mcp_proxy_request_t *q)
 {
-    unsigned char digest[SHA256_DIGEST_LENGTH];
+    unsigned char digest[MCP_SHA256];
 
     if (q->session && !q->session_is_guess) {
-        SHA256((const unsigned char *)q->session, strlen(q->session), digest);
+        mcp_sha256(q->session, strlen(q->session), digest);
         apr_table_setn(r->subprocess_env, "MCP_SESSION",
                        apr_pescape_hex(r->pool, digest, SESSION_LABEL_BYTES, 0));
     }

@@ -5,13 +5,12 @@
  */
 #include "mcp_proxy.h"
 
-#include <openssl/sha.h>
-
 #include "mcp_clock.h"
 #include "mcp_httpd_request.h"
 #include "mcp_proxy_far.h"
 #include "mcp_proxy_ids.h"
 #include "mcp_proxy_rescue.h"
+#include "mcp_sha256.h"
 
 /* Entries looked at for each session that is learnt: the table never keeps many dead ones. */
 #define SWEEP 8
@@ -23,24 +22,29 @@ static const char *next_in_query(apr_pool_t *p, const char **query)
     return mcp_id_next_in_query(p, query, &place) ? mcp_id_decode(p, place.text) : NULL;
 }
 
+/* A word, as most paths end with, is none. */
 static const char *session_in_path(apr_pool_t *p, const char *path, int *is_guess)
 {
     mcp_id_place_t place;
+    const char *id;
 
     if (!mcp_id_in_path(p, path, strlen(path), &place)) {
         return NULL;
     }
+    id = mcp_id_decode(p, place.text);
+    if (place.is_guess && !mcp_id_is_likely(id)) {
+        return NULL;
+    }
     *is_guess = place.is_guess;
-    return mcp_id_decode(p, place.text);
+    return id;
 }
 
-const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query,
-                                  int *is_guess)
+const char *mcp_proxy_endpoint_id(apr_pool_t *p, const char *path, const char *query)
 {
     const char *id = next_in_query(p, &query);
+    int is_guess;
 
-    *is_guess = 0;
-    return id ? id : session_in_path(p, path, is_guess);
+    return id ? id : session_in_path(p, path, &is_guess);
 }
 
 void mcp_proxy_find_session_id(request_rec *r, mcp_proxy_request_t *q)
@@ -60,20 +64,26 @@ void mcp_proxy_find_session_id(request_rec *r, mcp_proxy_request_t *q)
     q->session = q->backend_session = id;
 }
 
+/* Of everybody without an identity: SHA-256 of nothing, the start of it. */
+static const unsigned char nobody[MCP_SESSION_DIGEST] = {
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24
+};
+
 static void make_key(request_rec *r, mcp_session_key_t *key, const char *scope, const char *id)
 {
-    unsigned char digest[SHA256_DIGEST_LENGTH];
+    unsigned char digest[MCP_SHA256];
     const char *identity = mcp_request_identity(r);
     apr_size_t scope_len = strlen(scope) + 1, id_len = strlen(id);
     char *text = apr_palloc(r->pool, scope_len + id_len);
 
     memcpy(text, scope, scope_len);
     memcpy(text + scope_len, id, id_len);
-    SHA256((unsigned char *)text, scope_len + id_len, digest);
+    mcp_sha256(text, scope_len + id_len, digest);
     memcpy(key->id, digest, sizeof(key->id));
-    identity = identity ? identity : "";
-    SHA256((const unsigned char *)identity, strlen(identity), digest);
-    memcpy(key->owner, digest, sizeof(key->owner));
+    if (identity) {
+        mcp_sha256(identity, strlen(identity), digest);
+    }
+    memcpy(key->owner, identity ? digest : nobody, sizeof(key->owner));
 }
 
 /* What other gateways may know of it is asked for later, together with all else. */
@@ -99,11 +109,10 @@ static int is_foreign(request_rec *r, mcp_proxy_request_t *q, const char *id)
 
 static int names_foreign_path(request_rec *r, mcp_proxy_request_t *q, const char *path)
 {
-    int is_guess = 0;
+    int is_guess;
     const char *id = path ? session_in_path(r->pool, path, &is_guess) : NULL;
 
-    return id && (!is_guess || mcp_id_is_likely(id)) && (!q->session || strcmp(id, q->session))
-        && is_foreign(r, q, id);
+    return id && (!q->session || strcmp(id, q->session)) && is_foreign(r, q, id);
 }
 
 /*
@@ -172,17 +181,14 @@ apr_status_t mcp_proxy_look_up(request_rec *r, mcp_proxy_request_t *q)
     }
     make_key(r, &q->key, q->scope, q->session);
     q->looked_up = 1;
-    /* A word is no session of another gateway's, and stands in every request. */
-    rv = q->session_is_guess && !mcp_id_is_likely(q->session)
-        ? mcp_session_find(mcp_proxy_sessions(), &q->key, mcp_clock_now(), &q->member)
-        : find(r, q, &q->key, &q->member);
+    rv = find(r, q, &q->key, &q->member);
     q->session_known = rv == APR_SUCCESS;
     if (q->session_known) {
         mcp_rescue_follow(r, q);
     }
     if (rv == APR_EACCES) {
         q->ask = NULL;
-        if (q->session_is_guess && mcp_id_is_likely(q->session)) {
+        if (q->session_is_guess) {
             return rv;
         }
     }
@@ -267,13 +273,12 @@ void mcp_proxy_learn(request_rec *r, mcp_proxy_request_t *q, const char *id,
 
 void mcp_proxy_move(request_rec *r, mcp_proxy_request_t *q, const proxy_worker *worker)
 {
-    if (mcp_proxy_is_sealed()) {
-        q->member_name = mcp_proxy_member_name(r->pool, worker);
-        return;
+    q->member_name = mcp_proxy_member_name(r->pool, worker);
+    if (!mcp_proxy_is_sealed()) {
+        q->member = mcp_proxy_member_hash(worker);
+        mcp_session_learn(mcp_proxy_sessions(), &q->key, q->member, mcp_clock_now());
+        mcp_far_move(&q->key, worker);
     }
-    q->member = mcp_proxy_member_hash(worker);
-    mcp_session_learn(mcp_proxy_sessions(), &q->key, q->member, mcp_clock_now());
-    mcp_far_move(&q->key, worker);
 }
 
 void mcp_proxy_forget(mcp_proxy_request_t *q)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The backend's response becomes the client's: head, bytes, end. The bytes of a body are the
- * backend's bytes; the one exception here is the data of the endpoint event that HTTP+SSE opens
- * with (heartbeats between events are mcp_proxy_exchange.c's).
+ * backend's bytes; the exceptions here are the data of the endpoint event that HTTP+SSE opens with,
+ * and the ids of events of rescued sessions (heartbeats between events are mcp_proxy_timeout.c's).
  */
 #include "mcp_proxy_exchange.h"
 
@@ -143,8 +143,10 @@ static void become_stream(mcp_exchange_t *x)
     x->is_stream = 1;
     x->opened = mcp_clock_now();
     x->is_standing = r->method_number == M_GET || x->is_listen;
+    mcp_park_set_patience(x->park, mcp_exchange_conf(x, MCP_PROXY_WRITE_TIMEOUT));
     mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAMS_TOTAL, 1);
     mcp_streams_open(x);
+    mcp_rescue_mark_events(x);
     if (x->single) {
         mcp_single_opened(x);
     }
@@ -176,7 +178,7 @@ void mcp_answer_head(mcp_exchange_t *x)
     copy_fields(x);
     x->last_in = x->last_out = mcp_clock_now();
     x->state = MCP_X_BODY;
-    if (mcp_answer_is_stream(r->content_type)) {
+    if (mcp_answer_is_stream(r->content_type) && !r->header_only) {
         become_stream(x);
     }
 }
@@ -249,10 +251,9 @@ static int is_own_host(mcp_exchange_t *x, const apr_uri_t *uri)
 
 static void learn_endpoint(mcp_exchange_t *x, const char *path, const char *query)
 {
-    int is_guess = 0;
-    const char *id = mcp_proxy_endpoint_id(x->r->pool, path, query, &is_guess);
+    const char *id = mcp_proxy_endpoint_id(x->r->pool, path, query);
 
-    if (!id || (is_guess && !mcp_id_is_likely(id))) {
+    if (!id) {
         return;
     }
     mcp_proxy_learn(x->r, x->q, id, x->target.worker);
@@ -299,6 +300,18 @@ static void put(mcp_exchange_t *x, const char *buf, apr_size_t len, int lasts)
                                              : mcp_park_lend(x->park, buf, len));
         mcp_sse_feed(&x->sse, buf, len);
     }
+}
+
+/* With the mark that tells whose ids these are. */
+static void put_marked(mcp_exchange_t *x, const char *buf, apr_size_t len)
+{
+    mcp_span_t in = { buf, len }, before;
+
+    while (mcp_sse_next_id(&x->ids, &in, &before)) {
+        put(x, before.p, before.len, 0);
+        put(x, x->event_mark, strlen(x->event_mark), 0);
+    }
+    put(x, before.p, before.len, 0);
 }
 
 /* For the log: the path and query of an endpoint hold the session id. */
@@ -422,7 +435,10 @@ apr_status_t mcp_answer_data(mcp_exchange_t *x, const char *buf, apr_size_t len)
     if (x->holds_first) {
         return answer_first(x, buf, len);
     }
-    if (x->is_stream) {
+    if (x->is_stream && x->event_mark) {
+        put_marked(x, buf, len);
+    }
+    else if (x->is_stream) {
         put(x, buf, len, 0);
     }
     else {
@@ -451,6 +467,19 @@ static void put_completion(mcp_exchange_t *x)
     }
 }
 
+/* As the client would get it without a stream; that there has been one does not matter to it. */
+static void put_loss(mcp_exchange_t *x)
+{
+    static const char form[] =
+        "event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":%s,\"error\":{\"code\":%d,\"message\":"
+        "\"The server was lost before it had answered\"}}\n\n";
+    const mcp_span_t id = mcp_request_get(x->r)->rpc->id;
+    const char *event = apr_psprintf(x->r->pool, form, apr_pstrmemdup(x->r->pool, id.p, id.len),
+                                     -31000 - HTTP_BAD_GATEWAY);
+
+    put(x, event, strlen(event), 1);
+}
+
 void mcp_answer_end(mcp_exchange_t *x)
 {
     apr_bucket_alloc_t *list = x->r->connection->bucket_alloc;
@@ -463,6 +492,9 @@ void mcp_answer_end(mcp_exchange_t *x)
     }
     if (x->closed_here && x->is_listen) {
         put_completion(x);
+    }
+    if (x->answer_lost) {
+        put_loss(x);
     }
     if (x->draining) {
         /* With the last byte: a client that waits before it comes back must not choose this one. */

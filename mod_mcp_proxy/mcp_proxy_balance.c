@@ -7,7 +7,8 @@
 #include "mcp_proxy.h"
 
 #include <apr_strings.h>
-#include <openssl/sha.h>
+
+#include "mcp_sha256.h"
 
 typedef struct contest_t {
     request_rec *r;
@@ -18,12 +19,12 @@ typedef struct contest_t {
 /* Rendezvous hashing: a member's weight for an id depends on nothing but the two. */
 static double weight_of(const contest_t *contest, const proxy_worker *worker)
 {
-    unsigned char digest[SHA256_DIGEST_LENGTH];
+    unsigned char digest[MCP_SHA256];
     char *text = apr_pstrcat(contest->r->pool, worker->s->name_ex, "\n", contest->session, NULL);
     apr_uint64_t bits = 0;
     int i;
 
-    SHA256((unsigned char *)text, strlen(text), digest);
+    mcp_sha256(text, strlen(text), digest);
     for (i = 0; i < 6; i++) {
         bits = bits << 8 | digest[i];
     }

@@ -69,7 +69,12 @@ static void client_is_gone(mcp_park_t *park, void *baton)
     mcp_exchange_t *x = baton;
     mcp_loop_t *loop = mcp_park_loop(park);
 
-    mcp_exchange_client_left(x, mcp_loop_now(loop));
+    if (x->is_stream && mcp_park_has_lost_patience(park)) {
+        mcp_exchange_drop_client(x);
+    }
+    else {
+        mcp_exchange_client_left(x, mcp_loop_now(loop));
+    }
     mcp_exchange_drop_backend(x);
     stop_waiting(x);
     x->timer.fn = on_rest;

@@ -72,8 +72,11 @@ typedef struct mcp_exchange_t {
     struct mcp_rescue_t *rescue; /* NULL: nothing has gone wrong so far */
     int session_gone;          /* the member does not know it, and the client has not been told */
     int session_lost;          /* it could not be rescued: the client gets 404 */
+    int answer_lost;           /* ... with the server that was about to send it, within a stream */
     int leftover;              /* the backend sent more than the response */
     mcp_sse_t sse;
+    const char *event_mark;    /* goes before the id of each event; NULL: nothing does */
+    mcp_sse_ids_t ids;         /* where the stream is, for that */
     apr_bucket_brigade *bb;
 
     struct mcp_far_put_t *put; /* MCP_X_STORE: on its way */
@@ -234,6 +237,9 @@ int mcp_answer_is_stream(const char *type);
 /** It has opened, or has ended: it is shown to operators meanwhile. */
 void mcp_streams_open(mcp_exchange_t *x);
 void mcp_streams_close(mcp_exchange_t *x);
+
+/** It goes on at another member. Its place stays, and with it what others want of it. */
+void mcp_streams_move(mcp_exchange_t *x);
 
 /** Bytes have gone out of which this thread could know since @a since. */
 void mcp_streams_note(mcp_exchange_t *x, apr_time_t since, apr_time_t now);

@@ -161,7 +161,7 @@ static void wait_for_work(mcp_far_keeper_t *k)
 {
     pthread_mutex_lock(&k->mutex);
     if (!k->count) {
-        mcp_thread_wait_locked(&k->thread, &k->mutex, TICK);
+        mcp_thread_wait_locked(&k->thread, TICK);
     }
     pthread_mutex_unlock(&k->mutex);
 }
@@ -194,14 +194,6 @@ static void *run(void *data)
     return NULL;
 }
 
-static apr_status_t stop(void *data)
-{
-    mcp_far_keeper_t *k = data;
-
-    mcp_thread_stop(&k->thread, &k->mutex);
-    return APR_SUCCESS;
-}
-
 mcp_far_keeper_t *mcp_far_keeper_start(const mcp_far_keeper_options_t *options, int waits,
                                        apr_pool_t *p)
 {
@@ -216,16 +208,11 @@ mcp_far_keeper_t *mcp_far_keeper_start(const mcp_far_keeper_options_t *options, 
     mcp_redis_script_init(&k->forget, forget_source);
     snprintf(k->px, sizeof(k->px), "%lld", (long long)apr_time_as_msec(options->ttl));
     pthread_mutex_init(&k->mutex, NULL);
-    if (mcp_thread_start(&k->thread, run, k) != APR_SUCCESS) {
+    if (mcp_thread_start(&k->thread, run, k, &k->mutex) != APR_SUCCESS) {
         free(k);
         return NULL;
     }
-    if (waits) {
-        apr_pool_pre_cleanup_register(p, k, stop);
-    }
-    else {
-        apr_pool_pre_cleanup_register(p, &k->thread, mcp_thread_stop_at_exit);
-    }
+    mcp_thread_end_with(&k->thread, waits, p);
     return k;
 }
 

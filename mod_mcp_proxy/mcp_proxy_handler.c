@@ -191,7 +191,7 @@ static mcp_exchange_t *make_exchange(request_rec *r, proxy_worker *worker, proxy
     x->target.r = r;
     x->target.worker = worker;
     x->target.conf = conf;
-    x->expects_stream = r->method_number == M_GET && accepts_streams(r);
+    x->expects_stream = r->method_number == M_GET && !r->header_only && accepts_streams(r);
     x->is_listen = request->rpc && request->rpc->method
         && strcmp(request->rpc->method, "subscriptions/listen") == 0;
     x->bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
@@ -202,7 +202,8 @@ static mcp_exchange_t *make_exchange(request_rec *r, proxy_worker *worker, proxy
 /* A request that could open a stream, when there are as many as there may be. */
 static int is_full(request_rec *r)
 {
-    return (r->method_number == M_GET || r->method_number == M_POST) && accepts_streams(r)
+    return (r->method_number == M_GET || r->method_number == M_POST) && !r->header_only
+        && accepts_streams(r)
         && mcp_shared_get(mcp_proxy_shared(), MCP_SHARED_STREAMS)
             >= mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS);
 }
@@ -279,13 +280,19 @@ static apr_interval_time_t keep_for(const mcp_exchange_t *x)
     return apr_time_from_sec(seconds) / 2;
 }
 
+/* Servers that answer HEAD as they answer GET go on to serve the stream, and nothing else. */
+static int is_still_served(const mcp_exchange_t *x)
+{
+    return x->r->header_only && mcp_answer_is_stream(mcp_http_field(&x->head, "Content-Type"));
+}
+
 static int may_reuse(const mcp_exchange_t *x)
 {
     int i;
 
     if (!x->body.done || x->leftover || x->failed || x->broken || x->head.minor < 1
         || x->body.kind == MCP_HTTP_BODY_CLOSE || x->target.resolved->close
-        || x->request[0].iov_len + x->request[1].iov_len > 0) {
+        || x->request[0].iov_len + x->request[1].iov_len > 0 || is_still_served(x)) {
         return 0;
     }
     for (i = 0; i < x->head.fields->nelts; i++) {
@@ -482,7 +489,7 @@ int mcp_exchange_finish(mcp_exchange_t *x)
     if (x->learnt_endpoint && !x->broken) {
         mcp_proxy_forget(x->q);
     }
-    if (was_stream && (x->broken || x->failed)) {
+    if (was_stream && (x->broken || x->failed || x->answer_lost)) {
         mcp_shared_add(mcp_proxy_shared(), mcp_proxy_row(), MCP_SHARED_STREAM_ERRORS, 1);
     }
     if (was_stream) {
@@ -500,6 +507,9 @@ int mcp_exchange_finish(mcp_exchange_t *x)
     }
     else {
         mcp_answer_end(x);
+        if (was_stream) {
+            mcp_park_set_patience(x->park, 0);
+        }
     }
     if (x->left) {
         post_request(x, OK);

@@ -136,7 +136,7 @@ static int pin(request_rec *r, mcp_proxy_request_t *q)
     q->pinned = mcp_proxy_session_member(q);
     if (!q->pinned || PROXY_WORKER_IS(q->pinned, PROXY_WORKER_DISABLED)
         || PROXY_WORKER_IS(q->pinned, PROXY_WORKER_STOPPED)) {
-        if (r->method_number != M_DELETE && !r->header_only && mcp_rescue_could(q)) {
+        if (!r->header_only && mcp_rescue_could(q)) {
             q->pinned = NULL;
             q->is_out = q->by_load = 1;
             return OK;

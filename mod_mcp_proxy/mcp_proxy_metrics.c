@@ -28,7 +28,7 @@ static int method_of(const request_rec *r, const mcp_request_t *body)
 {
     const mcp_rpc_t *rpc = body ? body->rpc : NULL;
 
-    if (r->method_number == M_GET || r->method_number == M_DELETE) {
+    if (!r->header_only && (r->method_number == M_GET || r->method_number == M_DELETE)) {
         return mcp_label_of_word(r->method_number == M_GET ? "GET" : "DELETE");
     }
     if (!rpc || r->method_number != M_POST) {
@@ -54,7 +54,7 @@ int mcp_proxy_count_request(request_rec *r)
     }
     status = q && q->abandoned ? 499 : last->status;
     mcp_shared_request_add(mcp_proxy_shared(), mcp_proxy_row(),
-                           method_of(r, q && q->admitted ? mcp_request_get(r) : NULL),
+                           method_of(r, q ? mcp_request_get(r) : NULL),
                            mcp_label_of_status(status));
     return DECLINED;
 }
@@ -317,7 +317,7 @@ int mcp_proxy_metrics_handler(request_rec *r)
     if (!r->handler || strcmp(r->handler, "mcp-metrics") != 0) {
         return DECLINED;
     }
-    r->allowed |= AP_METHOD_BIT << M_GET;
+    ap_allow_standard_methods(r, REPLACE_ALLOW, M_GET, -1);
     if (r->method_number != M_GET) {
         return HTTP_METHOD_NOT_ALLOWED;
     }

@@ -25,6 +25,13 @@ mcp_span_t mcp_opening_initialized(void)
     return (mcp_span_t){ text, sizeof(text) - 1 };
 }
 
+mcp_span_t mcp_opening_ping(void)
+{
+    static const char text[] = "{\"jsonrpc\":\"2.0\",\"id\":\"mcp-rescue\",\"method\":\"ping\"}";
+
+    return (mcp_span_t){ text, sizeof(text) - 1 };
+}
+
 static const char *version_of(mcp_span_t result, apr_pool_t *p)
 {
     const char *version = NULL;

@@ -18,6 +18,9 @@
 mcp_span_t mcp_opening_initialize(const char *id, mcp_span_t params, apr_pool_t *p);
 mcp_span_t mcp_opening_initialized(void);
 
+/** A ping: whoever answers it other than by 404 knows the session. */
+mcp_span_t mcp_opening_ping(void);
+
 typedef enum {
     MCP_OPENING_MORE,   /* the answer is not there yet */
     MCP_OPENING_GOOD,

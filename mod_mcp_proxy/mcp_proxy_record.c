@@ -9,8 +9,9 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/rand.h>
-#include <openssl/sha.h>
 #include <string.h>
+
+#include "mcp_sha256.h"
 
 #define VERSION 1
 #define NONCE 12
@@ -54,7 +55,7 @@ void mcp_record_name(const mcp_session_key_t *session, mcp_record_kind_e kind,
     unsigned char subject[SUBJECT];
 
     write_subject(session, kind, subject);
-    SHA256(subject, sizeof(subject), name);
+    mcp_sha256(subject, sizeof(subject), name);
 }
 
 static int encrypt(EVP_CIPHER_CTX *ctx, const unsigned char *key, const unsigned char *subject,

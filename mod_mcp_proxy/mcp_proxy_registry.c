@@ -101,6 +101,11 @@ void mcp_registry_note(mcp_registry_slot_t *slot, apr_uint64_t bytes, apr_time_t
     __atomic_store_n(&slot->u.stream.last, now, __ATOMIC_RELAXED);
 }
 
+void mcp_registry_move(mcp_registry_slot_t *slot, apr_uint64_t member)
+{
+    __atomic_store_n(&slot->u.stream.member, member, __ATOMIC_RELAXED);
+}
+
 int mcp_registry_is_ended(const mcp_registry_slot_t *slot)
 {
     return __atomic_load_n(&slot->end, __ATOMIC_RELAXED) == slot->serial;

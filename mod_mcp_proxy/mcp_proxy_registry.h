@@ -54,6 +54,9 @@ mcp_registry_slot_t *mcp_registry_open(mcp_registry_t *registry, apr_uint32_t *c
 /** Something came. On the thread that has the stream; two plain writes. */
 void mcp_registry_note(mcp_registry_slot_t *slot, apr_uint64_t bytes, apr_time_t now);
 
+/** It goes on at another member. On the thread that has the stream. */
+void mcp_registry_move(mcp_registry_slot_t *slot, apr_uint64_t member);
+
 /** Whether somebody wants it to end. On the thread that has the stream. */
 int mcp_registry_is_ended(const mcp_registry_slot_t *slot);
 

@@ -6,7 +6,7 @@
  * ends in mcp_rescue_goes_on(), on a worker. Invariant: whoever holds the claim gives it back
  * there, or it ends by itself.
  */
-#include "mcp_proxy_rescue.h"
+#include "mcp_proxy_rescue_steps.h"
 
 #include <apr_escape.h>
 #include <apr_strings.h>
@@ -15,15 +15,11 @@
 
 #include "mcp_clock.h"
 #include "mcp_httpd_request.h"
-#include "mcp_proxy_ids.h"
-#include "mcp_proxy_opening.h"
-#include "mcp_proxy_rescue_store.h"
-#include "mcp_proxy_tools.h"
 
 /* A rescue as a whole, waiting for another one's as well; a claim outlives it. */
 #define MOST apr_time_from_sec(30)
 #define CLAIM_LIFE apr_time_from_sec(35)
-#define MOST_ANSWER (256 * 1024)
+#define MOST_ASKING apr_time_from_sec(5)
 /*
  * A process that is being killed takes connections until the system gets to its listening socket,
  * and drops them. A stream has time to look again, a moment between two looks; what is sent again
@@ -37,44 +33,15 @@
 #define LOOK_PART 8
 #define LOOK_MOST apr_time_from_msec(500)
 
-typedef enum {
-    NOT_BEGUN,
-    AGAIN,       /* the client's request, once more where its session should be */
-    PAUSE,       /* before that */
-    WAITING,     /* for another request that rescues this session */
-    INITIALIZE,
-    INITIALIZED, /* the notification */
-    REPLAY,      /* the client's request, where its session is now */
-    OVER
-} step_e;
-
-typedef struct mcp_rescue_t {
-    step_e step;
-    int resumes;              /* the client has had the head: its stream goes on */
-    int was_refused;          /* the member said 404 */
-    int is_done;              /* this request has taken the session elsewhere */
-    int holds_claim;
-    int has_member;           /* the balancer has just chosen it */
-    unsigned tries, agains, adoptions;
-    apr_time_t until;
-    apr_time_t look_at;       /* while WAITING */
-    mcp_rescue_claim_t claim;
-    const char *id;           /* of initialize, raw JSON */
-    const char *old_session, *session, *version;
-    int is_stream;            /* the answer to it */
-    mcp_opening_e verdict;
-    mcp_gather_t answer;
-} mcp_rescue_t;
-
 /* ---- whether ---- */
 
-static int is_possible(const mcp_exchange_t *x)
+int mcp_rescue_is_possible(const mcp_exchange_t *x)
 {
     const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
 
-    return mcp_proxy_rescues() && x->q->session_known && x->r->method_number != M_DELETE
+    return mcp_proxy_rescues() && x->q->session_known
         && !x->r->header_only /* its answers would be taken for heads only */
-        && !x->learnt_endpoint && !(x->rescue && x->rescue->step == OVER)
+        && !x->learnt_endpoint && !(x->rescue && x->rescue->step == MCP_RESCUE_OVER)
         && !(rpc && rpc->method && strcmp(rpc->method, "initialize") == 0);
 }
 
@@ -139,16 +106,34 @@ static int speaks_of_the_past(const mcp_exchange_t *x)
                    || (rpc->kind == MCP_RPC_NOTIFICATION && is_one_of(rpc->method, methods)));
 }
 
+/*
+ * One that was resumed is resumed by its client: it may well be the stream of a call, and would
+ * take the place of the standing stream.
+ */
 static int broke_between_events(const mcp_exchange_t *x)
 {
     return x->broken && x->is_standing && x->head_sent && x->r->method_number == M_GET
         && !x->holds_first && mcp_sse_is_between_events(&x->sse)
+        && !apr_table_get(x->r->headers_in, "Last-Event-ID")
+        && !apr_table_get(x->r->headers_out, "Content-Encoding");
+}
+
+/*
+ * Nobody else can answer such a call. A client that waits for it hears that at once, if there is a
+ * place for it to be told.
+ */
+static int call_broke_between_events(const mcp_exchange_t *x)
+{
+    const mcp_rpc_t *rpc = mcp_request_get(x->r)->rpc;
+
+    return x->broken && x->is_stream && x->head_sent && !x->is_standing && !x->blocked_since
+        && rpc && rpc->kind == MCP_RPC_REQUEST && rpc->id.p && mcp_sse_is_between_events(&x->sse)
         && !apr_table_get(x->r->headers_out, "Content-Encoding");
 }
 
 /* ---- steps ---- */
 
-static int start_step(mcp_exchange_t *x, step_e step)
+static int start_step(mcp_exchange_t *x, mcp_rescue_step_e step)
 {
     int status;
 
@@ -165,7 +150,7 @@ static int start_step(mcp_exchange_t *x, step_e step)
 }
 
 /* Until mcp_rescue_look_again(), soon. */
-static int pause_for(mcp_exchange_t *x, step_e step)
+static int pause_for(mcp_exchange_t *x, mcp_rescue_step_e step)
 {
     mcp_exchange_let_go(x);
     x->rescue->step = step;
@@ -199,7 +184,7 @@ static int give_up(mcp_exchange_t *x, int is_over, const char *why)
     if (is_over || rescue->was_refused) {
         mcp_proxy_forget(x->q);
     }
-    rescue->step = OVER;
+    rescue->step = MCP_RESCUE_OVER;
     x->state = MCP_X_END;
     x->session_lost = !rescue->resumes;
     x->broken = rescue->resumes;
@@ -251,7 +236,7 @@ static int initialize(mcp_exchange_t *x)
     RAND_bytes(random, sizeof(random));
     rescue->id = apr_pstrcat(x->r->pool, "\"mcp-rescue-",
                              apr_pescape_hex(x->r->pool, random, sizeof(random), 0), "\"", NULL);
-    return start_step(x, INITIALIZE);
+    return start_step(x, MCP_RESCUE_INITIALIZE);
 }
 
 /* Not of this member: there may be one that can. What it has opened, if anything, is left to it. */
@@ -276,10 +261,10 @@ static int replay(mcp_exchange_t *x)
     mcp_rescue_t *rescue = x->rescue;
 
     if (rescue->resumes || !speaks_of_the_past(x)) {
-        return start_step(x, REPLAY);
+        return start_step(x, MCP_RESCUE_REPLAY);
     }
     mcp_exchange_let_go(x);
-    rescue->step = OVER;
+    rescue->step = MCP_RESCUE_OVER;
     x->failed = x->broken = 0;
     x->r->status = HTTP_ACCEPTED;
     x->state = MCP_X_END;
@@ -311,7 +296,19 @@ static int wait_for_other(mcp_exchange_t *x)
     apr_interval_time_t pause = (now - (x->rescue->until - MOST)) / LOOK_PART;
 
     x->rescue->look_at = now + (pause < LOOK_MOST ? pause : LOOK_MOST);
-    return pause_for(x, WAITING);
+    return pause_for(x, MCP_RESCUE_WAITING);
+}
+
+/* Its client ends it, and nobody will have opened it anew: then it is over here, too. */
+static int end_session(mcp_exchange_t *x)
+{
+    give_claim_back(x, NULL);
+    mcp_proxy_forget(x->q);
+    x->rescue->step = MCP_RESCUE_OVER;
+    x->state = MCP_X_END;
+    x->session_lost = 1;
+    x->failed = HTTP_NOT_FOUND;
+    return 0;
 }
 
 static int take_claim(mcp_exchange_t *x)
@@ -324,9 +321,6 @@ static int take_claim(mcp_exchange_t *x)
     apr_pool_create(&look, x->r->pool);
     rv = mcp_rescue_claim(mcp_proxy_rescues(), &x->q->key, CLAIM_LIFE, look, claim);
     rescue->holds_claim = rv == APR_SUCCESS;
-    if (rv != APR_SUCCESS && rv != APR_EBUSY) {
-        return give_up(x, 0, "nothing is known of how it was opened");
-    }
     if (claim->route.generation > x->q->generation) {
         give_claim_back(x, NULL);
         return adopt(x, &claim->route);
@@ -335,6 +329,12 @@ static int take_claim(mcp_exchange_t *x)
         apr_pool_destroy(look);
         memset(&claim->route, 0, sizeof(claim->route));
         return wait_for_other(x);
+    }
+    if (x->r->method_number == M_DELETE) {
+        return end_session(x);
+    }
+    if (rv != APR_SUCCESS) {
+        return give_up(x, 0, "nothing is known of how it was opened");
     }
     rescue->until = mcp_clock_now() + MOST;
     if (!mcp_record_may_rescue(&claim->route, apr_time_now())) {
@@ -353,15 +353,23 @@ static int try_again(mcp_exchange_t *x)
 {
     x->rescue->until = mcp_clock_now() + MOST;
     if (!x->rescue->agains++) {
-        return start_step(x, AGAIN);
+        return start_step(x, MCP_RESCUE_AGAIN);
     }
-    return pause_for(x, PAUSE);
+    return pause_for(x, MCP_RESCUE_PAUSE);
+}
+
+static int ask(mcp_exchange_t *x)
+{
+    x->rescue->until = mcp_clock_now() + MOST_ASKING;
+    x->rescue->asks = 1;
+    x->rescue->agains++;
+    return start_step(x, MCP_RESCUE_ASK);
 }
 
 void mcp_rescue_look_again(mcp_exchange_t *x)
 {
-    if (x->rescue->step == PAUSE) {
-        start_step(x, AGAIN);
+    if (x->rescue->step == MCP_RESCUE_PAUSE) {
+        start_step(x, x->rescue->asks ? MCP_RESCUE_ASK : MCP_RESCUE_AGAIN);
     }
     else if (mcp_clock_now() >= x->rescue->look_at) {
         take_claim(x);
@@ -391,14 +399,35 @@ static int after_request(mcp_exchange_t *x)
         rescue->resumes = 1;
         return try_again(x);
     }
+    if (!rescue->agains && call_broke_between_events(x)) {
+        return ask(x);
+    }
     ap_log_rerror(APLOG_MARK, APLOG_DEBUG, 0, x->r,
                   "not to be rescued: status %d, failed %d, sent %d, broken %d, again %u",
                   x->head.status, x->failed, x->was_sent, x->broken, rescue->agains);
-    rescue->step = OVER;
+    rescue->step = MCP_RESCUE_OVER;
     if (rescue->resumes) {
         x->failed = 0;
         x->broken = 1;
     }
+    return 0;
+}
+
+/* A member that lives and knows the session may have the answer yet: its client comes for it. */
+static int after_ask(mcp_exchange_t *x)
+{
+    mcp_rescue_t *rescue = x->rescue;
+
+    if (x->was_sent && x->failed == HTTP_BAD_GATEWAY && rescue->agains++ < MOST_LOOKS) {
+        return pause_for(x, MCP_RESCUE_PAUSE);
+    }
+    if (is_unsent(x)) {
+        mcp_exchange_mark_member(x);
+    }
+    x->answer_lost = is_unsent(x) || x->head.status == HTTP_NOT_FOUND;
+    x->broken = !x->answer_lost;
+    x->failed = 0;
+    rescue->step = MCP_RESCUE_OVER;
     return 0;
 }
 
@@ -422,7 +451,7 @@ static int after_initialize(mcp_exchange_t *x)
     }
     rescue->old_session = x->q->backend_session;
     x->q->backend_session = rescue->session;
-    return start_step(x, INITIALIZED);
+    return start_step(x, MCP_RESCUE_INITIALIZED);
 }
 
 static int after_initialized(mcp_exchange_t *x)
@@ -478,13 +507,13 @@ void mcp_rescue_open(mcp_exchange_t *x)
 
 int mcp_rescue_goes_on(mcp_exchange_t *x)
 {
-    if (!is_possible(x)) {
+    if (!mcp_rescue_is_possible(x)) {
         return 0;
     }
     if (x->client_gone || x->draining || x->closed_here || x->is_full) {
         if (x->rescue) {
             give_claim_back(x, NULL);
-            x->rescue->step = OVER;
+            x->rescue->step = MCP_RESCUE_OVER;
         }
         return 0;
     }
@@ -495,133 +524,19 @@ int mcp_rescue_goes_on(mcp_exchange_t *x)
         make_rescue(x);
     }
     switch (x->rescue->step) {
-    case INITIALIZE:
+    case MCP_RESCUE_ASK:
+        return after_ask(x);
+    case MCP_RESCUE_INITIALIZE:
         return after_initialize(x);
-    case INITIALIZED:
+    case MCP_RESCUE_INITIALIZED:
         return after_initialized(x);
-    case WAITING:
+    case MCP_RESCUE_WAITING:
         return give_up(x, 0, "another request was about to, and did not end");
-    case REPLAY:
+    case MCP_RESCUE_REPLAY:
         return x->rescue->is_done ? after_replay(x) : after_request(x);
     default:
         return after_request(x);
     }
-}
-
-/* ---- the gateway's own messages ---- */
-
-int mcp_rescue_is_own(const mcp_exchange_t *x)
-{
-    return x->rescue && (x->rescue->step == INITIALIZE || x->rescue->step == INITIALIZED);
-}
-
-const char *mcp_rescue_url(const mcp_exchange_t *x)
-{
-    return x->rescue && x->rescue->step == INITIALIZE ? mcp_id_without(x->r->pool, x->url) : x->url;
-}
-
-static const char *const not_for_it[] = {
-    "Mcp-Session-Id", "Last-Event-ID", "Accept-Encoding", "Content-Encoding", "Transfer-Encoding",
-    "Expect", "Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since",
-    "If-Range", "MCP-Protocol-Version", "Mcp-Method", "Mcp-Name", NULL
-};
-
-void mcp_rescue_dress(mcp_exchange_t *x, mcp_span_t *body)
-{
-    mcp_rescue_t *rescue = x->rescue;
-    request_rec *r = x->r;
-    int i;
-
-    if (rescue && rescue->step == REPLAY && apr_table_get(r->headers_in, "Last-Event-ID")) {
-        /* An event of the session that is lost. */
-        r->headers_in = apr_table_copy(r->pool, r->headers_in);
-        apr_table_unset(r->headers_in, "Last-Event-ID");
-    }
-    if (!mcp_rescue_is_own(x)) {
-        return;
-    }
-    r->method = "POST";
-    r->headers_in = apr_table_copy(r->pool, r->headers_in);
-    for (i = 0; not_for_it[i]; i++) {
-        apr_table_unset(r->headers_in, not_for_it[i]);
-    }
-    *body = rescue->step == INITIALIZE
-        ? mcp_opening_initialize(rescue->id, rescue->claim.params, r->pool)
-        : mcp_opening_initialized();
-    if (rescue->step == INITIALIZED) {
-        apr_table_setn(r->headers_in, "Mcp-Session-Id", rescue->session);
-        if (rescue->version) {
-            apr_table_setn(r->headers_in, "MCP-Protocol-Version", rescue->version);
-        }
-    }
-    apr_table_setn(r->headers_in, "Content-Type", "application/json");
-    apr_table_setn(r->headers_in, "Accept", "application/json, text/event-stream");
-    apr_table_setn(r->headers_in, "Content-Length", "0"); /* there is one: the builder knows it */
-}
-
-/* ---- answers ---- */
-
-/* The same stream goes on for the client: nothing that it has not begun with. */
-static void take_stream_up(mcp_exchange_t *x)
-{
-    const char *type = mcp_http_field(&x->head, "Content-Type");
-
-    if (x->head.status != HTTP_OK || x->rescue->step != REPLAY || !mcp_answer_is_stream(type)
-        || mcp_http_field(&x->head, "Content-Encoding")) {
-        ap_log_rerror(APLOG_MARK, APLOG_DEBUG, 0, x->r, "the stream cannot go on: %s, %d",
-                      x->rescue->step == REPLAY ? "rescued" : "the session is alive",
-                      x->head.status);
-        x->broken = 1;
-        x->state = MCP_X_END;
-        return;
-    }
-    memset(&x->sse, 0, sizeof(x->sse));
-    /* Its place among all streams says where it comes from. */
-    mcp_streams_close(x);
-    mcp_streams_open(x);
-    x->rescue = NULL;
-    x->last_in = mcp_clock_now();
-    x->state = MCP_X_BODY;
-}
-
-int mcp_rescue_takes_head(mcp_exchange_t *x)
-{
-    mcp_rescue_t *rescue = x->rescue;
-
-    if (mcp_rescue_is_own(x)) {
-        x->last_in = mcp_clock_now();
-        rescue->is_stream = mcp_answer_is_stream(mcp_http_field(&x->head, "Content-Type"));
-        x->state = rescue->step == INITIALIZE && x->head.status < 300 ? MCP_X_BODY : MCP_X_END;
-        return 1;
-    }
-    if (x->head.status == HTTP_NOT_FOUND && is_possible(x) && !(rescue && rescue->is_done)) {
-        x->session_gone = 1;
-        x->state = MCP_X_END;
-        return 1;
-    }
-    if (rescue && rescue->resumes) {
-        take_stream_up(x);
-        return 1;
-    }
-    if (rescue && rescue->step == REPLAY && x->head.status == HTTP_OK) {
-        x->rescue = NULL;
-    }
-    return 0;
-}
-
-apr_status_t mcp_rescue_take_data(mcp_exchange_t *x, const char *buf, apr_size_t len)
-{
-    mcp_rescue_t *rescue = x->rescue;
-    mcp_span_t answer;
-
-    if (mcp_gather(&rescue->answer, buf, len, MOST_ANSWER, x->r->pool) != APR_SUCCESS) {
-        rescue->verdict = MCP_OPENING_REFUSED;
-        return APR_EOF;
-    }
-    answer = (mcp_span_t){ rescue->answer.p, rescue->answer.len };
-    rescue->verdict = mcp_opening_read(answer, rescue->is_stream, 0, rescue->id, x->r->pool,
-                                       &rescue->version);
-    return rescue->verdict == MCP_OPENING_MORE ? APR_SUCCESS : APR_EOF;
 }
 
 apr_time_t mcp_rescue_deadline(const mcp_exchange_t *x)

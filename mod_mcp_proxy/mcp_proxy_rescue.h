@@ -45,6 +45,17 @@ const char *mcp_rescue_url(const mcp_exchange_t *x);
 /** Make r->method, r->headers_in and the body those of what is to be sent. */
 void mcp_rescue_dress(mcp_exchange_t *x, mcp_span_t *body);
 
+/**
+ * What names events of a lost server goes no further: Last-Event-ID as @a headers, those of the
+ * request, may be sent on.
+ * @return @a headers, or a copy from r->pool
+ */
+apr_table_t *mcp_rescue_event_fields(request_rec *r, const mcp_proxy_request_t *q,
+                                     apr_table_t *headers);
+
+/** A stream begins, or goes on at another member: sets x->event_mark. */
+void mcp_rescue_mark_events(mcp_exchange_t *x);
+
 /** A response head has come. Worker. @return 1: it is not for the client */
 int mcp_rescue_takes_head(mcp_exchange_t *x);
 

@@ -39,11 +39,13 @@ void mcp_rescue_follow(request_rec *r, mcp_proxy_request_t *q)
     if (!store || mcp_rescue_find_route(store, &q->key, r->pool, &route) != APR_SUCCESS) {
         return;
     }
+    /*
+     * Its member, too: what the table said is older than this where the session was moved just now,
+     * or by another gateway.
+     */
+    q->member_name = route.member;
     q->backend_session = route.session;
     q->generation = route.generation;
-    if (mcp_proxy_is_sealed()) {
-        q->member_name = route.member; /* the table has been told */
-    }
 }
 
 void mcp_rescue_hold(const mcp_proxy_request_t *q, apr_interval_time_t life)

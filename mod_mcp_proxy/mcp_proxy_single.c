@@ -12,11 +12,11 @@
 #include "mcp_proxy_exchange.h"
 
 #include <apr_strings.h>
-#include <openssl/sha.h>
 
 #include "mcp_clock.h"
 #include "mcp_httpd_error.h"
 #include "mcp_httpd_request.h"
+#include "mcp_sha256.h"
 
 #define REJECT 2
 #define MOST_OLDER 8
@@ -35,13 +35,13 @@ typedef struct mcp_single_t {
 /* Of the identity, too: one client cannot end another one's streams by naming its session. */
 static apr_uint64_t mark_of(mcp_exchange_t *x)
 {
-    unsigned char digest[SHA256_DIGEST_LENGTH];
+    unsigned char digest[MCP_SHA256];
     const char *identity = mcp_request_identity(x->r);
     const char *text = apr_pstrcat(x->r->pool, x->q->scope ? x->q->scope : "", "\n",
                                    identity ? identity : "", "\n", x->q->session, NULL);
     apr_uint64_t mark;
 
-    SHA256((const unsigned char *)text, strlen(text), digest);
+    mcp_sha256(text, strlen(text), digest);
     memcpy(&mark, digest, sizeof(mark));
     return mark ? mark : 1;
 }

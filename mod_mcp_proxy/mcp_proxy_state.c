@@ -18,6 +18,7 @@
 #include "mcp_proxy_backend.h"
 #include "mcp_proxy_far.h"
 #include "mcp_proxy_rescue_store.h"
+#include "mcp_sha256.h"
 
 #define SHARED_KEY "mcp_proxy.shared/3"
 #define SESSIONS_KEY "mcp_proxy.sessions/2"
@@ -105,6 +106,7 @@ int mcp_proxy_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp
     if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG) {
         return OK;
     }
+    mcp_sha256_prepare(pconf);
     mcp_proxy_check_capacity(ptemp, s);
     mcp_park_allow((int)mcp_proxy_server_conf(MCP_PROXY_ASYNC));
     mem = lasting_memory(s, SHARED_KEY, mcp_shared_size(), &is_new);

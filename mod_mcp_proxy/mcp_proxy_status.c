@@ -439,7 +439,7 @@ int mcp_proxy_status_handler(request_rec *r)
     if (!r->handler || strcmp(r->handler, "mcp-status") != 0) {
         return DECLINED;
     }
-    r->allowed |= AP_METHOD_BIT << M_GET | AP_METHOD_BIT << M_POST;
+    ap_allow_standard_methods(r, REPLACE_ALLOW, M_GET, M_POST, -1);
     apr_table_setn(r->err_headers_out, "Cache-Control", "no-store");
     apr_table_setn(r->err_headers_out, "X-Content-Type-Options", "nosniff");
     apr_table_setn(r->err_headers_out, "Cross-Origin-Resource-Policy", "same-origin");

@@ -141,6 +141,13 @@ void mcp_streams_note(mcp_exchange_t *x, apr_time_t since, apr_time_t now)
     }
 }
 
+void mcp_streams_move(mcp_exchange_t *x)
+{
+    if (x->slot) {
+        mcp_registry_move(x->slot, mcp_proxy_member_hash(x->target.worker));
+    }
+}
+
 void mcp_streams_close(mcp_exchange_t *x)
 {
     mcp_registry_close(x->slot);

@@ -46,8 +46,8 @@ static const char *canonical_path(request_rec *r, char *path, const char **query
 
 int mcp_proxy_canon(request_rec *r, char *url)
 {
-    const char *scheme, *path, *query, *error;
-    apr_port_t port, usual;
+    const char *scheme = NULL, *path, *query, *error;
+    apr_port_t port, usual = 0;
     char *rest = behind_scheme(url, &scheme, &usual);
     char *host;
 

@@ -4,10 +4,10 @@
 
 #include <apr_strings.h>
 #include <http_log.h>
-#include <openssl/sha.h>
 
 #include "mcp_httpd_error.h"
 #include "mcp_httpd_request.h"
+#include "mcp_sha256.h"
 #include "mcp_value.h"
 
 #define LONGEST_PLAIN_KEY 128
@@ -16,14 +16,14 @@
 /* A long key becomes a digest; "h:" cannot be the start of an encoded one. */
 static const char *shorten(apr_pool_t *p, const char *key)
 {
-    unsigned char digest[SHA256_DIGEST_LENGTH];
+    unsigned char digest[MCP_SHA256];
     char *text;
     int i;
 
     if (strlen(key) <= LONGEST_PLAIN_KEY) {
         return key;
     }
-    SHA256((const unsigned char *)key, strlen(key), digest);
+    mcp_sha256(key, strlen(key), digest);
     text = apr_palloc(p, 2 + 2 * sizeof(digest) + 1);
     strcpy(text, "h:");
     for (i = 0; i < (int)sizeof(digest); i++) {

@@ -462,7 +462,7 @@ static void tick(mcp_rl_keeper_t *keeper, work_t *work)
 static void wait_for_work(mcp_rl_keeper_t *keeper)
 {
     pthread_mutex_lock(&keeper->mutex);
-    mcp_thread_wait_locked(&keeper->thread, &keeper->mutex, TICK);
+    mcp_thread_wait_locked(&keeper->thread, TICK);
     pthread_mutex_unlock(&keeper->mutex);
 }
 
@@ -486,7 +486,7 @@ static apr_status_t stop(void *data)
     work_t *work = calloc(BATCH, sizeof(*work));
     mcp_rl_stream_t *stream;
 
-    mcp_thread_stop(&keeper->thread, &keeper->mutex);
+    mcp_thread_stop(&keeper->thread);
     pthread_mutex_lock(&keeper->mutex);
     while ((stream = keeper->streams) != NULL) {
         unlink_locked(keeper, stream);
@@ -513,12 +513,12 @@ apr_status_t mcp_rl_keeper_start(mcp_rl_keeper_t **keeper, mcp_rl_store_t *store
     k->store = store;
     pthread_mutex_init(&k->mutex, NULL);
     *keeper = k;
-    rv = mcp_thread_start(&k->thread, run, k);
+    rv = mcp_thread_start(&k->thread, run, k, &k->mutex);
     if (rv == APR_SUCCESS && gives_back) {
         apr_pool_pre_cleanup_register(exiting, k, stop);
     }
     else if (rv == APR_SUCCESS) {
-        apr_pool_pre_cleanup_register(exiting, &k->thread, mcp_thread_stop_at_exit);
+        mcp_thread_end_with(&k->thread, 0, exiting);
     }
     return rv;
 }

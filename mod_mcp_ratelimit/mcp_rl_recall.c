@@ -81,18 +81,10 @@ static void *run(void *data)
             mcp_rl_purses_listen(purses, 0);
         }
         pthread_mutex_lock(&recall->mutex);
-        mcp_thread_wait_locked(&recall->thread, &recall->mutex, TICK);
+        mcp_thread_wait_locked(&recall->thread, TICK);
         pthread_mutex_unlock(&recall->mutex);
     }
     return NULL;
-}
-
-static apr_status_t stop(void *data)
-{
-    mcp_rl_recall_t *recall = data;
-
-    mcp_thread_stop(&recall->thread, &recall->mutex);
-    return APR_SUCCESS;
 }
 
 apr_status_t mcp_rl_recall_start(mcp_rl_store_t *store, int waits, apr_pool_t *exiting)
@@ -105,15 +97,9 @@ apr_status_t mcp_rl_recall_start(mcp_rl_store_t *store, int waits, apr_pool_t *e
     }
     recall->store = store;
     pthread_mutex_init(&recall->mutex, NULL);
-    rv = mcp_thread_start(&recall->thread, run, recall);
-    if (rv != APR_SUCCESS) {
-        return rv;
+    rv = mcp_thread_start(&recall->thread, run, recall, &recall->mutex);
+    if (rv == APR_SUCCESS) {
+        mcp_thread_end_with(&recall->thread, waits, exiting);
     }
-    if (waits) {
-        apr_pool_pre_cleanup_register(exiting, recall, stop);
-    }
-    else {
-        apr_pool_pre_cleanup_register(exiting, &recall->thread, mcp_thread_stop_at_exit);
-    }
-    return APR_SUCCESS;
+    return rv;
 }

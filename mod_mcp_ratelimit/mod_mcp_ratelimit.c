@@ -17,6 +17,7 @@
 #include "mcp_httpd_request.h"
 #include "mcp_rl_metrics.h"
 #include "mcp_rl_recall.h"
+#include "mcp_sha256.h"
 
 #define DEFAULT_ENTRIES 65536
 
@@ -40,6 +41,7 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
                      "no shared memory for the limits");
         return HTTP_INTERNAL_SERVER_ERROR;
     }
+    mcp_sha256_prepare(pconf);
     process->server = s;
     process->store.shm = process->shared->shm;
     process->store.leases = process->shared->leases;

@@ -8,11 +8,11 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 
-from contenders import Contender, descendants, die_with_parent, free_port, wait_for_port
+from contenders import Contender, descendants
+from load import between
 
 QUICK = os.environ.get("QUICK") == "1"
 STREAMS = int(os.environ.get("STREAMS", 500 if QUICK else 5000))
@@ -43,27 +43,6 @@ ROWS = (
     ("CPU per 100,000 calls", "callcpu", "s", None, None, None, 2),
 )
 HIGHER_IS_BETTER = {"calls"}
-
-
-class Tool:
-    """One half of mcpload, driven through a pipe; ends when the pipe does."""
-
-    def __init__(self, load, half, port, board):
-        # pylint: disable=subprocess-popen-preexec-fn
-        self.proc = subprocess.Popen([load, half, str(port), board], stdin=subprocess.PIPE,
-                                     stdout=subprocess.PIPE, text=True, bufsize=1,
-                                     preexec_fn=die_with_parent)
-
-    def __call__(self, *words):
-        self.proc.stdin.write(" ".join(str(w) for w in words) + "\n")
-        line = self.proc.stdout.readline()
-        if not line:
-            raise RuntimeError(f"mcpload gave up on {words}")
-        return {k: float(v) for k, v in (pair.split("=") for pair in line.split())}
-
-    def close(self):
-        self.proc.stdin.close()
-        self.proc.wait(10)
 
 
 class Bench:
@@ -100,26 +79,16 @@ class Bench:
 
     def with_contender(self, contender, measure, for_calls):
         """Run measure(contender, tool) against a fresh backend and a fresh proxy."""
-        board = os.path.join(self.args.work, "board")
-        if os.path.exists(board):
-            os.unlink(board)
-        backend_port = free_port()
-        backend = Tool(self.load, "serve", backend_port, board)
-        tool = None
+        log = ""
         try:
-            wait_for_port(backend_port, backend.proc, "the backend")
-            contender.start(backend_port, for_calls)
-            tool = Tool(self.load, "drive", contender.port, board)
-            measure(contender, tool)
+            with between(self.load, "drive", self.args.work, contender, for_calls) as tool:
+                try:
+                    measure(contender, tool)
+                finally:
+                    # What is logged once the clients and the backend are gone says nothing.
+                    log = contender.log()
         except RuntimeError as e:
             self.note(contender, str(e))
-        finally:
-            # What is logged once the clients and the backend are gone says nothing.
-            log = contender.log()
-            if tool:
-                tool.close()
-            backend.close()
-            contender.stop()
         lines = [x for x in log.splitlines() if ":notice]" not in x]
         if lines:
             self.note(contender, f"{len(lines)} lines in its error log, the first: {lines[0]}")

@@ -8,8 +8,8 @@ import os
 import statistics
 import sys
 
-from bench import Tool
-from contenders import Contender, free_port, wait_for_port
+from contenders import Contender
+from load import between
 
 CLIENTS = int(os.environ.get("CLIENTS", 5000))
 CALLERS = int(os.environ.get("CALLERS", 8))
@@ -44,22 +44,8 @@ def measure(tool):
 
 
 def run(args, contender):
-    board = os.path.join(args.work, "board")
-    if os.path.exists(board):
-        os.unlink(board)
-    port = free_port()
-    backend = Tool(args.load, "serve", port, board)
-    tool = None
-    try:
-        wait_for_port(port, backend.proc, "the backend")
-        contender.start(port)
-        tool = Tool(args.load, "storm", contender.port, board)
+    with between(args.load, "storm", args.work, contender) as tool:
         return measure(tool)
-    finally:
-        if tool:
-            tool.close()
-        backend.close()
-        contender.stop()
 
 
 def main():

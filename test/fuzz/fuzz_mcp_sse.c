@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Any bytes as an event stream. The scan from behind must come to the same state in one piece as
- * byte by byte, and what is once told of the first event must not change with what follows.
+ * byte by byte, ids of events must be found at the same places, and what is once told of the first
+ * event must not change with what follows.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -36,6 +37,27 @@ static void expect_same_state(const char *buf, size_t size, size_t piece)
            || buf[size - 1] == '\r');
 }
 
+/* Ids are found at the same places, and no byte is left out. */
+static void expect_same_ids(const char *buf, size_t size, size_t piece)
+{
+    mcp_sse_ids_t whole = { 0 }, parts = { 0 };
+    mcp_span_t rest = { buf, size }, in, before;
+    size_t at, len;
+
+    for (at = 0; at < size; at += len) {
+        len = piece < size - at ? piece : size - at;
+        in = (mcp_span_t){ buf + at, len };
+        while (mcp_sse_next_id(&parts, &in, &before)) {
+            const char *here = before.p + before.len;
+
+            expect(mcp_sse_next_id(&whole, &rest, &before) && before.p + before.len == here);
+            expect(here[-1] == ':');
+        }
+        expect(!in.len && before.p + before.len == buf + at + len);
+    }
+    expect(!mcp_sse_next_id(&whole, &rest, &before) && !rest.len);
+}
+
 static void expect_endpoint(const char *buf, size_t len, mcp_span_t data)
 {
     expect(data.len && data.p > buf && data.p + data.len < buf + len);
@@ -66,6 +88,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     for (piece = 1; piece < 5; piece++) {
         expect_same_state(buf, size, piece);
+        expect_same_ids(buf, size, piece);
     }
     expect_steady_answer(buf, size < FIRST_BYTES ? size : FIRST_BYTES);
     return 0;

@@ -230,10 +230,11 @@ def test_if_the_leaders_child_is_killed_the_next_takes_over(caching, server):
 
 def child_of(gateway, crowd):
     """The child that has the crowd's one connection."""
-    port = crowd.connections[0].socket.getsockname()[1]
+    client = crowd.connections[0].socket
+    ends = ["%04X" % address[1] for address in (client.getpeername(), client.getsockname())]
     with open("/proc/net/tcp", encoding="ascii") as table:
         rows = [line.split() for line in table.readlines()[1:]]
-    inode = [row[9] for row in rows if int(row[2].split(":")[1], 16) == port][0]
+    inode = [row[9] for row in rows if [end.split(":")[1] for end in row[1:3]] == ends][0]
     found = []
     for pid in gateway.children():
         folder = "/proc/%d/fd" % pid

@@ -99,3 +99,19 @@ def test_the_manual_page_has_each_directive_of_its_module(module):
     assert [name for name in re.findall(r"^\.SS (MCP\w+)$", page, re.M)] == wanted
     for raw in ("`", "**", "](#"):
         assert raw not in page
+
+
+def test_a_command_on_a_manual_page_can_be_copied():
+    """It stands as it is, neither filled nor hyphenated."""
+    page = (BUILD / "docs" / "mod_mcp_proxy.8").read_text(encoding="utf-8").replace("\\-", "-")
+    text = (TOP / "docs" / "directives.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    assert len(commands) > 1
+    for command in commands:
+        assert ".nf\n" + command + "\n.fi\n" in page
+
+
+def test_the_columns_of_a_table_have_no_names_on_a_manual_page():
+    page = (BUILD / "docs" / "mod_mcp_proxy.8").read_text(encoding="utf-8")
+    assert re.search(r"^\.TP\n\\fBMCP_METHOD", page, re.M)
+    assert not re.search(r"^\.TP\nvariable$", page, re.M)

@@ -77,3 +77,11 @@ def test_the_sizes_that_are_recommended_raise_no_warning(stage, server, tmp_path
         # The tests may run with fewer descriptors than such a machine has.
         gw.expect_log("MCP2074", optional=True)
         assert Mcp(gw).initialize().where() == "a"
+
+
+def test_each_log_message_has_its_remedy():
+    entries = re.split(r"^### ", read("docs/log-messages.md"), flags=re.M)[1:]
+    assert len(entries) > 50
+    for entry in entries:
+        assert re.findall(r"^- \*\*(.*):\*\*", entry, re.M) == \
+            ["Meaning", "Likely cause", "What to do"], entry[:7]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from harness.client import ACCEPT, JSON, Mcp, call, rpc
+from harness.metrics import PLACES, scrape
 from harness.wait import wait_until
 
 POST = [ACCEPT, JSON]
@@ -216,6 +217,26 @@ def test_head_has_no_body_and_keeps_the_connection(gateway, backend):
     with gateway(backend(script)).connect() as client:
         assert client.request("HEAD", "/mcp").finish().header("Content-Length") in ("5", None)
         assert client.request("GET", "/mcp").finish().body == b"hello"
+
+
+def test_who_asks_for_the_head_of_a_stream_holds_up_nobody(gateway, backend):
+    """Servers that take HEAD for GET go on to serve the stream: they read nothing behind it."""
+
+    def script(peer):
+        while peer.read_request().method != "HEAD":
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                  b"Transfer-Encoding: chunked\r\n\r\n")
+        peer.wait_gone()
+
+    b = backend(script)
+    gw = gateway(b, server=PLACES)
+    with gw.connect() as client:
+        headers = [("Accept", "text/event-stream")]
+        assert client.request("HEAD", "/mcp", headers).finish().status == 200
+        wait_until(lambda: b.peers[0].closed_at, "the server to be told")
+        assert client.request("GET", "/mcp").finish().body == b"hello"
+    assert scrape(gw)("mcp_router_sse_connections_total") == 0, "no stream was opened"
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,23 @@ def test_httpd_runs_with_each_block_of_a_pool_by_itself(gateway, backend):
     gw = gateway(backend(lambda peer: peer.read_request() and peer.answer(b"abcde")),
                  preloaded=["pools"])
     assert [gw.request("GET", "/mcp").body for _ in range(3)] == [b"abcde"] * 3
+
+
+def test_a_stop_waits_until_httpd_has_given_its_connections_memory_back(gateway):
+    """httpd alone: it crashes if it is stopped right after its clients have left."""
+    gw = gateway(threads=4, preloaded=["slowunmap"])
+    gw.expect_log("AH00484", optional=True)
+    for _ in range(20):
+        assert gw.connect().request("GET", "/server-status?auto").finish().status == 200
+
+
+@pytest.mark.skipif(os.environ.get("MPM", "event") != "event", reason="another MPM has no such chain")
+def test_clients_leave_no_faster_than_httpd_has_workers_for_them(gateway):
+    gw = gateway(threads=4, server=["LogLevel mpm_event:trace6"])
+    gw.expect_log("AH00484", optional=True)
+    for _ in range(40):
+        assert gw.connect().request("GET", "/server-status?auto").finish().status == 200
+    gw.leave()
+    log = gw._text("error.log")
+    assert log.count("closing connection from state") >= 40
+    assert "deferring close" not in log

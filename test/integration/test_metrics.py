@@ -102,6 +102,29 @@ def test_requests_are_counted_by_method_and_status(gateway, server):
     assert got("mcp_requests_total", method="tools/call", status="404") == 1
 
 
+def test_what_is_refused_is_counted_by_its_method(gateway, server):
+    gw = gateway(server("a"), server=PLACES, location=["Require mcp-tool whoami",
+                                                       "Require mcp-method initialize"])
+    gw.expect_log("AH01630", optional=True)
+    client = Mcp(gw).initialize()
+    assert client.post(call("drop")).status == 403
+    assert client.post([call("drop")]).status == 403
+    assert gw.request("POST", "/mcp", [ACCEPT, JSON], b"no JSON").status == 400
+    got = wait_until(lambda: scrape(gw).of("mcp_requests_total").get(
+        (("method", "other"), ("status", "400"))) and scrape(gw), "the requests to be counted")
+    assert got("mcp_requests_total", method="tools/call", status="403") == 1
+    assert got("mcp_requests_total", method="batch", status="403") == 1
+
+
+def test_head_opens_no_stream_and_is_no_get(gateway, server):
+    gw = gateway(server("a"), server=PLACES)
+    gw.request("HEAD", "/mcp").finish()
+    got = wait_until(lambda: scrape(gw).total("mcp_requests_total") == 1 and scrape(gw),
+                     "the request to be counted")
+    counted = [dict(labels) for labels, value in got.of("mcp_requests_total").items() if value]
+    assert [labels["method"] for labels in counted] == ["other"]
+
+
 def test_a_client_that_left_before_the_answer_counts_as_499(gateway, server):
     a = server("a")
     gw = gateway(a, server=PLACES)
@@ -219,7 +242,9 @@ def test_counters_survive_graceful_restarts(gateway, server):
 
 def test_only_reading_is_allowed(gateway, server):
     gw = gateway(server("a"), server=PLACES)
-    assert gw.request("POST", "/metrics", [JSON, ACCEPT], b"{}").status == 405
+    refused = gw.request("POST", "/metrics", [JSON, ACCEPT], b"{}")
+    assert refused.status == 405
+    assert {"GET", "HEAD"} <= set(refused.header("Allow").split(",")) <= {"GET", "HEAD", "TRACE"}
     assert gw.request("HEAD", "/metrics").finish().status == 200
 
 

@@ -142,6 +142,20 @@ def test_a_client_that_takes_nothing_is_dropped(gateway, backend, mpm):
     gw.wait_log(tags.WRITE_TIMEOUT)
 
 
+def test_a_client_that_is_gone_without_a_word_is_dropped(gateway, backend, mpm):
+    def script(peer):
+        peer.read_request()
+        peer.begin_stream().chunk(b"data: a\n\n").wait_gone()
+
+    b = backend(script)
+    gw = gateway(b, mpm=mpm, location=["MCPProxyWriteTimeout 500ms", "MCPProxyHeartbeat 100ms"])
+    stream = gw.connect().request("GET", "/mcp", LISTEN)
+    stream.read_until(b"data: a\n\n")
+    stream.connection.fall_silent()
+    gw.wait_log(tags.WRITE_TIMEOUT)
+    b.wait_gone()
+
+
 def test_http_sse_works(gateway, server, mpm):
     gw = gateway(
         server("a", "sse"),

@@ -73,8 +73,9 @@ def test_a_session_of_one_gateway_is_rescued_by_another(fleet):
     home.kill()
     assert fleet.at(1, client).where() == other.name
     assert_opened_as_by_the_client(other)
-    # The first finds out where it went, and does not open another one.
-    assert client.where() == other.name
+    # The first finds out where it went, and does not open another one, whatever its table says.
+    for _ in range(3):
+        assert client.where() == other.name
     assert len(opening(other)) == 1
 
 

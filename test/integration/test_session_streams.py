@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MCPProxySessionStreams: what becomes of a second standing GET on one session."""
-import ctypes
 import os
 import signal
-import socket
-import struct
 
 import pytest
 
@@ -13,7 +10,6 @@ from harness.wait import stays, wait_until
 
 pytestmark = pytest.mark.skipif(os.environ.get("MPM", "event") != "event", reason="event MPM")
 MESSAGE = {"jsonrpc": "2.0", "method": "notifications/message", "params": {}}
-SO_ATTACH_FILTER = 26
 
 
 def one_session(gateway, server, mode, location=()):
@@ -28,13 +24,6 @@ def one_session(gateway, server, mode, location=()):
 def is_alive(stream):
     stream.poll()
     return not stream.ended
-
-
-def fall_silent(connection):
-    """From now on this socket's kernel takes no packet, as a machine that has been unplugged."""
-    nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    program = struct.pack("HL", 1, ctypes.addressof(nothing))
-    connection.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def test_by_default_both_live(gateway, server):
@@ -101,7 +90,7 @@ def test_reject_finds_out_that_the_first_ones_client_is_gone_without_a_word(gate
     _, a, mcp = one_session(gateway, server, "reject", ["MCPProxyHeartbeat Off"])
     first = mcp.listen()
     a.wait_streams(1)
-    fall_silent(first.connection)
+    first.connection.fall_silent()
     assert mcp.listen().status == 409
     wait_until(lambda: mcp.listen().status == 200, "the silent client to be dropped")
     a.wait_streams(1)
@@ -119,6 +108,18 @@ def test_reject_forgets_the_stream_of_a_killed_child(gateway, server):
         assert mcp.listen().status == 409
     a.wait_streams(0)
     wait_until(lambda: mcp.listen().status == 200, "a stream after the kill")
+
+
+@pytest.mark.parametrize("mode", ["newest", "reject"])
+def test_a_head_request_is_no_second_stream(gateway, server, mode):
+    gw, a, mcp = one_session(gateway, server, mode)
+    first = mcp.listen()
+    a.wait_streams(1)
+    assert gw.request("HEAD", "/mcp", [*mcp.headers(), ("Accept", "text/event-stream")]).status \
+        not in (409, 503)
+    a.push(mcp.session, MESSAGE)
+    assert "message" in first.next_event()["data"]
+    assert is_alive(first)
 
 
 @pytest.mark.parametrize("mode", ["newest", "reject"])

@@ -77,6 +77,41 @@ def test_a_client_that_takes_nothing_is_dropped_after_the_write_timeout(
     wait_until(lambda: b.peers[0].socket.fileno() == -1, "the backend's side to end")
 
 
+def test_a_client_that_is_gone_without_a_word_is_dropped_after_the_write_timeout(
+    gateway, backend
+):
+    """What is written to it finds room in its socket for hours."""
+    b = backend(streaming(b"data: a\n\n", end=False))
+    gw = gateway(b, location=["MCPProxyWriteTimeout 500ms", "MCPProxyHeartbeat 100ms"])
+    stream = gw.connect().request(*GET)
+    stream.read_until(b"data: a\n\n")
+    stream.connection.fall_silent()
+    gw.wait_log(tags.WRITE_TIMEOUT)
+    b.wait_gone()
+
+
+def test_the_write_timeout_of_a_stream_ends_with_it(gateway, backend):
+    """The next answer on its connection may be one that has more time."""
+    size = 8_000_000
+
+    def reply(peer):
+        peer.read_request()
+        peer.answer(b"x" * size)
+
+    slow = backend(reply)
+    gw = gateway(
+        backend(streaming(b"data: a\n\n")),
+        location=["MCPProxyWriteTimeout 200ms"],
+        server=['<Location "/slow">', '  ProxyPass "%s/mcp"' % slow.url, "  MCPProxy On",
+                "</Location>"],
+    )
+    with gw.connect(receive_buffer=8192) as client:
+        assert client.request(*GET).finish().body == b"data: a\n\n"
+        answer = client.request("GET", "/slow")
+        stays(lambda: True, 1.5)
+        assert len(answer.finish().body) == size
+
+
 def test_a_client_that_keeps_taking_a_little_is_not_dropped(gateway, backend):
     size = 4_000_000
     b = backend(flood(size), send_buffer=65536)

@@ -273,7 +273,9 @@ def test_nonsense_ends_nothing(gateway, server):
     for name in ("0-0", "4294967295-1", "5000-1"):
         assert end(gw, name, token).json() == {"outcome": "gone"}, name
     assert gw.request("GET", "/status?end=0-1&token=" + token).status == 200
-    assert gw.request("DELETE", "/status").status == 405
+    refused = gw.request("DELETE", "/status")
+    assert refused.status == 405
+    assert {"GET", "HEAD", "POST"} <= set(refused.header("Allow").split(","))
     assert see(gw)["streams"]["open"] == 1
 
 

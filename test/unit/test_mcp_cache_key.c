@@ -8,7 +8,7 @@ static const char *digest(const mcp_cache_key_t *key)
 {
     unsigned char bytes[MCP_CACHE_DIGEST];
 
-    ck_assert_int_eq(mcp_cache_key_digest(key, pool, bytes), APR_SUCCESS);
+    mcp_cache_key_digest(key, pool, bytes);
     return mcp_cache_hex(bytes, sizeof(bytes), pool);
 }
 

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -128,6 +129,27 @@ START_TEST(a_stop_finishes_the_jobs_that_were_given)
     give_jobs(NULL);
     mcp_crew_stop(crew);
     ck_assert_int_eq(jobs_run, JOBS);
+}
+END_TEST
+
+/* Another module's threads may still run when this one's crew has ended. */
+START_TEST(a_job_that_comes_after_the_end_touches_nothing)
+{
+    mcp_crew_job_t job = { .fn = count_job };
+    apr_uint64_t count;
+    int fds[8];
+    unsigned i;
+
+    mcp_crew_stop(crew);
+    for (i = 0; i < sizeof(fds) / sizeof(*fds); i++) {
+        fds[i] = eventfd(0, EFD_NONBLOCK);
+    }
+    mcp_crew_run(crew, &job);
+    for (i = 0; i < sizeof(fds) / sizeof(*fds); i++) {
+        ck_assert_int_eq(read(fds[i], &count, sizeof(count)), -1);
+        close(fds[i]);
+    }
+    ck_assert_int_eq(jobs_run, 0);
 }
 END_TEST
 
@@ -271,6 +293,7 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, every_job_runs_once_whoever_gives_it);
     tcase_add_test(tc, a_stop_finishes_the_jobs_that_were_given);
+    tcase_add_test(tc, a_job_that_comes_after_the_end_touches_nothing);
     tcase_add_test(tc, a_wait_is_served_whenever_there_is_something_to_read);
     tcase_add_test(tc, a_wait_ends_when_its_time_is_over);
     tcase_add_test(tc, a_hurry_ends_the_waits_that_may_now_and_later);

@@ -96,6 +96,19 @@ START_TEST(only_the_named_stream_is_to_end)
 }
 END_TEST
 
+START_TEST(a_stream_that_moves_keeps_its_name_and_its_end)
+{
+    mcp_registry_slot_t *slot = open_one(10, "ann");
+    mcp_registry_stream_t before = look().last;
+
+    ck_assert_int_eq(mcp_registry_end(registry, before.index, before.serial), APR_SUCCESS);
+    mcp_registry_move(slot, 8);
+    ck_assert_int_eq(look().last.member, 8);
+    ck_assert(mcp_registry_is_ended(slot));
+    ck_assert(mcp_registry_has(registry, before.index, before.serial));
+}
+END_TEST
+
 START_TEST(a_name_is_never_given_again)
 {
     mcp_registry_stream_t first;
@@ -247,6 +260,7 @@ int main(void)
     tcase_add_checked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, a_stream_is_seen_from_its_opening_to_its_close);
     tcase_add_test(tcase, only_the_named_stream_is_to_end);
+    tcase_add_test(tcase, a_stream_that_moves_keeps_its_name_and_its_end);
     tcase_add_test(tcase, a_name_is_never_given_again);
     tcase_add_test(tcase, a_doubt_is_told_once_and_of_the_named_stream_only);
     tcase_add_test(tcase, a_full_registry_shows_no_more_and_breaks_nothing);

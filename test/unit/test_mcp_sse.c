@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Event-stream framing: the backward scan against a byte-by-byte model of the same state, and the
- * endpoint event at every length that a reader may see.
+ * Event-stream framing: the backward scan against a byte-by-byte model of the same state, ids of
+ * events in pieces of every length, and the endpoint event at every length that a reader may see.
  */
 #include "mcp_sse.h"
 
@@ -117,6 +117,50 @@ START_TEST(test_feeding_nothing_changes_nothing)
 
     mcp_sse_feed(&sse, "", 0);
     ck_assert_mem_eq(&sse, &before, sizeof(sse));
+}
+END_TEST
+
+/* The text with a mark before the value of each id, as it comes out for pieces of this length. */
+static const char *mark_ids(const char *text, apr_size_t piece, char *out)
+{
+    mcp_sse_ids_t ids = { 0 };
+    apr_size_t size = strlen(text), at;
+    mcp_span_t in, before;
+    char *to = out;
+
+    for (at = 0; at < size; at += piece) {
+        in = (mcp_span_t){ text + at, piece < size - at ? piece : size - at };
+        while (mcp_sse_next_id(&ids, &in, &before)) {
+            memcpy(to, before.p, before.len);
+            to += before.len;
+            *to++ = '<';
+        }
+        memcpy(to, before.p, before.len);
+        to += before.len;
+        ck_assert_uint_eq(in.len, 0);
+    }
+    *to = '\0';
+    return out;
+}
+
+static const char *const marked[][2] = {
+    { "id: 1\ndata: x\n\n", "id:< 1\ndata: x\n\n" },
+    { "id:1\rid:2\r\nid:\n", "id:<1\rid:<2\r\nid:<\n" },
+    { "event: m\r\nid: 7 id: 8\r\n\r\n", "event: m\r\nid:< 7 id: 8\r\n\r\n" },
+    { "id\n id: 1\n:id: 1\niid: 1\nid : 1\nidd: 1\nid\n: 1\n",
+      "id\n id: 1\n:id: 1\niid: 1\nid : 1\nidd: 1\nid\n: 1\n" },
+    { "data: id: 1\n\nid: 2", "data: id: 1\n\nid:< 2" },
+    { "data: {\"id\":1}\nid:", "data: {\"id\":1}\nid:<" },
+};
+
+START_TEST(test_ids_of_events_are_found_however_the_stream_is_split)
+{
+    apr_size_t piece;
+    char out[128];
+
+    for (piece = 1; piece <= strlen(marked[_i][0]); piece++) {
+        ck_assert_str_eq(mark_ids(marked[_i][0], piece, out), marked[_i][1]);
+    }
 }
 END_TEST
 
@@ -255,6 +299,15 @@ static TCase *feed_case(void)
     return tc;
 }
 
+static TCase *ids_case(void)
+{
+    TCase *tc = tcase_create("ids");
+
+    tcase_add_loop_test(tc, test_ids_of_events_are_found_however_the_stream_is_split, 0,
+                        COUNT(marked));
+    return tc;
+}
+
 static TCase *first_case(void)
 {
     TCase *tc = tcase_create("first");
@@ -272,6 +325,7 @@ int main(void)
     Suite *suite = suite_create("mcp_sse");
 
     suite_add_tcase(suite, feed_case());
+    suite_add_tcase(suite, ids_case());
     suite_add_tcase(suite, first_case());
     return run_suite(suite);
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A raw HTTP/1.1 client: every byte is the test's, and the end of a body is told from a break."""
 import base64
+import ctypes
 import json
 import re
 import socket
@@ -12,6 +13,7 @@ from .wait import DEADLINE
 
 ACCEPT = ("Accept", "application/json, text/event-stream")
 JSON = ("Content-Type", "application/json")
+SO_ATTACH_FILTER = 26
 
 
 class Broken(AssertionError):
@@ -48,6 +50,12 @@ class Connection:
         """Close with a RST instead of a FIN."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
+
+    def fall_silent(self):
+        """From now on this socket's kernel takes no packet, as a machine that was unplugged."""
+        nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+        program = struct.pack("HL", 1, ctypes.addressof(nothing))
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
     def shutdown_write(self):
         self.socket.shutdown(socket.SHUT_WR)

@@ -351,10 +351,27 @@ class Gateway:
     def restart(self, sig=signal.SIGHUP):
         """As graceful(), at once. While httpd restarts it loses a signal that tells it to stop."""
         done = "resuming normal operations"
+        if sig == signal.SIGHUP:
+            self._rests()
         before = self._text("error.log").count(done)
         self.process.send_signal(sig)
         wait_until(lambda: self._text("error.log").count(done) > before, "the restart")
         wait_until(self._answers, "the new generation")
+
+    def _rests(self):
+        """Whether its children do nothing any more, after a while in which they may get there.
+
+        A child that is told to end at once closes its workers' sockets from another thread. httpd's
+        event MPM crashes there if a worker has just given back the memory of such a connection,
+        with mod_status alone as well; its client's end of it has been closed for a while by then.
+        """
+        def at_rest():
+            # One look takes a moment, in which a thread may wake another one.
+            return all(process.is_at_rest(pid) for _ in range(2) for pid in self.children())
+        try:
+            return wait_until(at_rest, "httpd to come to rest", 5 * PATIENCE)
+        except AssertionError:
+            return False
 
     def stop(self, sig=signal.SIGTERM):
         """Stop, and make sure that nothing is left; what was wrong as a list of texts."""
@@ -362,6 +379,8 @@ class Gateway:
             return []
         problems = []
         if self.process.poll() is None:
+            if not self._rests():
+                problems.append("httpd did not come to rest")
             self.process.send_signal(sig)
             try:
                 self.process.wait(20 * PATIENCE)
@@ -381,11 +400,15 @@ class Gateway:
     def leave(self):
         """Close every client connection, and wait until httpd has done the same.
 
-        A plain stop runs into httpd's own races otherwise: a child that is told to go closes the
-        sockets of its workers from another thread, and crashes now and then.
+        A few at a time: when more are closed than workers are idle, httpd's event MPM puts them into
+        a chain, where a worker may read one that another worker is done with. That crashes now and
+        then, with mod_status alone as well.
         """
-        for client in self._clients:
+        still_open = [client for client in self._clients if client.socket.fileno() >= 0]
+        few, waits = max(1, min(4, self.threads // 2)), self.process is not None
+        for number, client in enumerate(still_open, 1):
             client.close()
+            waits = waits and (number % few > 0 or self._rests())
         if self.process and self.process.poll() is None:
             wait_until(lambda: not process.connections(self.port), "the connections to end")
 

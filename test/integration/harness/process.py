@@ -36,6 +36,24 @@ def threads(pid):
         return int(re.search(r"^Threads:\s+(\d+)", file.read(), re.M)[1])
 
 
+def is_at_rest(pid):
+    """Whether none of its threads runs or is about to; one that has ended is at rest."""
+    try:
+        tasks = os.listdir("/proc/%d/task" % pid)
+    except OSError:
+        return True
+    for task in tasks:
+        try:
+            with open("/proc/%d/task/%s/stat" % (pid, task), encoding="utf-8",
+                      errors="replace") as file:
+                state = file.read().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state in "RD":
+            return False
+    return True
+
+
 def descriptors(pid):
     return len(os.listdir("/proc/%d/fd" % pid))
 

@@ -137,12 +137,32 @@ class Gateway {
     async reload(signal) {
         const count = () => this.errorLog().split('resuming normal operations').length;
         const before = count();
+        if (signal === 'SIGHUP')
+            await this.rests();
         this.child.kill(signal);
         await until(() => count() > before, 'the restart');
     }
 
+    // No thread of a child runs or is about to. httpd crashes now and then if it is told to end at
+    // once while a worker is about to be done with a connection that was closed.
+    async rests() {
+        const tasks = pid => fs.readdirSync(`/proc/${pid}/task`)
+            .map(task => `/proc/${pid}/task/${task}/stat`);
+        const sleeps = (pid) => {
+            try {
+                return tasks(pid).every(file => !/\) [RD] /.test(fs.readFileSync(file, 'utf8')));
+            } catch {
+                return false;
+            }
+        };
+        // One look takes a moment, in which a thread may wake another one.
+        await until(() => [1, 2].every(() => this.children().filter(Boolean).every(sleeps)),
+            'httpd rests');
+    }
+
     // Stop and start: nothing in memory is left.
     async restart() {
+        await this.rests();
         await stop(this.child);
         return this.start();
     }
@@ -195,7 +215,12 @@ class Gateway {
     }
 
     async stop() {
-        await stop(this.child);
+        try {
+            if (this.child.exitCode === null && this.child.signalCode === null)
+                await this.rests();
+        } finally {
+            await stop(this.child);
+        }
         const lines = this.unannounced();
         if (lines.length > 0)
             throw new Error(`unannounced in the error log (${this.log}):\n${lines.join('\n')}`);
