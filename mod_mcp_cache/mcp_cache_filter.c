@@ -58,10 +58,33 @@ static apr_status_t drop_capture(void *data)
     return APR_SUCCESS;
 }
 
+/*
+ * What is encoded can be neither read nor given to who wants it plain. What httpd's own filters
+ * do for the client stands behind this one, and goes by what that accepts.
+ */
+static void ask_for_plain(mcp_cache_request_t *q)
+{
+    q->encoding = apr_table_get(q->r->headers_in, "Accept-Encoding");
+    if (q->encoding) {
+        apr_table_setn(q->r->headers_in, "Accept-Encoding", "identity");
+    }
+}
+
+static void give_encoding_back(mcp_cache_request_t *q)
+{
+    if (q->encoding) {
+        apr_table_setn(q->r->headers_in, "Accept-Encoding", q->encoding);
+        q->encoding = NULL;
+    }
+}
+
 void mcp_cache_watch(mcp_cache_request_t *q)
 {
     filter_t *ctx = apr_pcalloc(q->r->pool, sizeof(*ctx));
 
+    if (q->asks) {
+        ask_for_plain(q);
+    }
     ctx->q = q;
     ctx->declared = -1;
     q->forwarded = 1;
@@ -87,6 +110,7 @@ void mcp_cache_insert_error_filter(request_rec *r)
     if (!q || !q->forwarded) {
         return;
     }
+    give_encoding_back(q);
     if (r->status == HTTP_NOT_FOUND && mcp_cache_find_session(q)
         && mcp_cache_session_lives(q) != 1) {
         mcp_cache_keep_session(q->session_digest, MCP_CACHE_SESSION_ENDED);
@@ -442,6 +466,7 @@ static apr_status_t read_response(ap_filter_t *f, apr_bucket_brigade *bb)
         apr_brigade_cleanup(bb);
         return APR_SUCCESS;
     }
+    give_encoding_back(ctx->q);
     if (is_begin_of_failure(ctx)) {
         return replace(f, ctx, bb);
     }

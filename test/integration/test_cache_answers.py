@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which answers are stored, and which never are. Each is asked for twice: a second call of the
 backend means that nothing was stored."""
+import gzip
 import json
 
 import pytest
@@ -89,6 +90,24 @@ def test_the_answer_of_a_program_is_stored(caching, stage, kind, script):
     assert (status(first), status(second)) == ("miss", "hit")
     pid = second.message()["result"]["pid"]
     assert pid and str(pid).encode() in first.body
+
+
+@pytest.mark.parametrize("proxy", ["mod_mcp_proxy", "mod_proxy_http"])
+def test_a_backend_that_would_compress_is_asked_not_to(caching, backend, proxy):
+    def script(peer, message):
+        wants = peer.requests[-1].header("Accept-Encoding")
+        as_json(peer, message, {"text": "x" * 2000},  # httpd leaves very small ones as they are
+                headers=[("Content-Encoding", "gzip")] if "gzip" in wants else [])
+
+    gateway = caching(backend(Tool(script)), alone=proxy == "mod_proxy_http", modules=["deflate"],
+                      location=[*AUTH, "SetOutputFilter DEFLATE"])
+    first, second = (ask(gateway, headers=[("Accept-Encoding", "gzip")]) for _ in range(2))
+    for answer, outcome in ((first, "miss"), (second, "hit")):
+        assert (status(answer), answer.header("Content-Encoding")) == (outcome, "gzip")
+        assert json.loads(gzip.decompress(answer.body))["result"] is not None
+    other = ask(gateway, rpc("ping"), headers=[("Accept-Encoding", "gzip")])
+    assert (status(other), other.header("Content-Encoding")) == ("bypass", "gzip")
+    assert other.body[:1] == b"{", "what the backend calls gzip, as it came"
 
 
 NEVER = {

@@ -232,6 +232,15 @@ def test_invalidation(filled, query, keeps):
     assert left(filled) == EVERYTHING
 
 
+@pytest.mark.parametrize("query", ["?tools=get_a", "?tool=get_a&users=alice"])
+def test_what_is_not_understood_drops_nothing(filled, query):
+    assert left(filled) == EVERYTHING
+    answer = filled.forget(query)
+    assert answer.status == 400
+    assert "tool and user" in answer.json()["error"]["message"]
+    assert left(filled) == EVERYTHING
+
+
 def test_a_pattern_drops_at_least_what_it_names(filled):
     filled.forget("?tool=*_a")
     assert not left(filled) & {("get_a", "alice"), ("get_a", "bob")}
