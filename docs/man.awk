@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The manual page of one module out of directives.md:
 #   awk -v module=mod_mcp_proxy -v version=0.1.0 -f man.awk directives.md
-# It knows the Markdown that is used there: headings, lists, tables, fences, commands that are indented
-# by four, `code`, **bold**, [links](#x).
+# It knows the Markdown that is used there: headings, lists, tables, fences, commands (indented
+# by four), `code`, **bold**, [links](#x).
 
 function escaped(text) {
     gsub(/\\/, "\\e", text)

@@ -97,7 +97,6 @@ static int is_origin_allowed(request_rec *r, const char *origin)
 static void set_message_env(request_rec *r)
 {
     const mcp_rpc_t *rpc = mcp_request_rpc(r);
-    const char *version = apr_table_get(r->headers_in, "MCP-Protocol-Version");
 
     if (rpc->kind == MCP_RPC_BATCH) {
         apr_table_setn(r->subprocess_env, "MCP_METHOD", "batch");
@@ -108,9 +107,8 @@ static void set_message_env(request_rec *r)
     if (rpc->name || rpc->uri) {
         apr_table_setn(r->subprocess_env, "MCP_NAME", rpc->name ? rpc->name : rpc->uri);
     }
-    version = rpc->version ? rpc->version : version;
-    if (version) {
-        apr_table_setn(r->subprocess_env, "MCP_VERSION", version);
+    if (rpc->version) {
+        apr_table_setn(r->subprocess_env, "MCP_VERSION", rpc->version);
     }
 }
 
@@ -173,9 +171,13 @@ void mcp_proxy_set_env(request_rec *r)
 {
     mcp_proxy_request_t *q = mcp_proxy_request(r);
     const char *identity = mcp_request_identity(r);
+    const char *version = apr_table_get(r->headers_in, "MCP-Protocol-Version");
 
     mcp_proxy_find_session_id(r, q);
     set_session_env(r, q);
+    if (version) {
+        apr_table_setn(r->subprocess_env, "MCP_VERSION", version);
+    }
     if (mcp_request_get(r)->json && mcp_request_get(r)->length > 0) {
         set_message_env(r);
     }

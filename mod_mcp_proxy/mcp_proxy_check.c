@@ -5,6 +5,7 @@
  */
 #include "mcp_proxy.h"
 
+#include <apr_fnmatch.h>
 #include <apr_strings.h>
 #include <http_core.h>
 #include <sys/resource.h>
@@ -108,27 +109,66 @@ int mcp_proxy_path_is_on(const server_rec *s, const char *path)
     return is_on(section ? section : s->lookup_defaults, s);
 }
 
+static int is_for(const proxy_dir_conf *section, const char *url)
+{
+    if (section->r) {
+        return ap_regexec(section->r, url, 0, NULL, 0) == 0;
+    }
+    return section->p_is_fnmatch ? apr_fnmatch(section->p, url, 0) == APR_SUCCESS
+        : strncmp(url, section->p, strlen(section->p)) == 0;
+}
+
+/* The <Proxy> section that decides for a URL, or for any; the last one does, as in mod_proxy. */
+static const ap_conf_vector_t *proxy_section_of(const server_rec *s, const char *url)
+{
+    const proxy_server_conf *conf = ap_get_module_config(s->module_config, &proxy_module);
+    const ap_conf_vector_t *found = NULL;
+    int i;
+
+    for (i = 0; i < conf->sec_proxy->nelts; i++) {
+        ap_conf_vector_t *section = APR_ARRAY_IDX(conf->sec_proxy, i, ap_conf_vector_t *);
+        const proxy_dir_conf *dir = ap_get_module_config(section, &proxy_module);
+
+        if (mcp_proxy_conf_is_set(section, MCP_PROXY_ENABLED)
+            && (url ? is_for(dir, url) : mcp_proxy_conf(section, MCP_PROXY_ENABLED))) {
+            found = section;
+        }
+    }
+    return found;
+}
+
+/* A <Location> wins over the <Proxy> of what it leads to, and this over the server. */
+static int leads_here(const ap_conf_vector_t *location, const struct proxy_alias *alias,
+                      const server_rec *s)
+{
+    if (!location || !mcp_proxy_conf_is_set(location, MCP_PROXY_ENABLED)) {
+        location = proxy_section_of(s, alias->real);
+    }
+    return is_on(location ? location : s->lookup_defaults, s);
+}
+
 static int check_server(apr_pool_t *p, server_rec *s, int *used)
 {
     const core_server_config *core = ap_get_core_module_config(s->module_config);
     const proxy_server_conf *conf = ap_get_module_config(s->module_config, &proxy_module);
     int i, status = OK;
 
+    *used |= proxy_section_of(s, NULL) != NULL;
+
     for (i = 0; status == OK && i < core->sec_url->nelts; i++) {
         ap_conf_vector_t *section = APR_ARRAY_IDX(core->sec_url, i, ap_conf_vector_t *);
         const proxy_dir_conf *dir = ap_get_module_config(section, &proxy_module);
 
-        if (is_on(section, s)) {
+        *used |= is_on(section, s);
+        if (dir && dir->alias_set && dir->alias && leads_here(section, dir->alias, s)) {
             *used = 1;
-            if (dir && dir->alias_set && dir->alias) {
-                status = check_alias(dir->alias, p, s);
-            }
+            status = check_alias(dir->alias, p, s);
         }
     }
     for (i = 0; status == OK && i < conf->aliases->nelts; i++) {
         const struct proxy_alias *alias = &APR_ARRAY_IDX(conf->aliases, i, struct proxy_alias);
 
-        if (alias->regex ? is_on(s->lookup_defaults, s) : mcp_proxy_path_is_on(s, alias->fake)) {
+        if (leads_here(alias->regex ? NULL : section_of(core, alias->fake), alias, s)) {
             *used = 1;
             status = check_alias(alias, p, s);
         }

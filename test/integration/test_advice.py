@@ -43,6 +43,13 @@ def test_settings_where_nothing_is_on(gateway):
     advice(gateway, "MCP2076", "MCPProxy Off", '<Location "/x">\nMCPProxyMaxBody 1K\n</Location>')
 
 
+@pytest.mark.parametrize("section", ['Proxy "http://127.0.0.1:9/mcp"', 'Proxy "http://127.0.0.1:9/*"',
+                                     'ProxyMatch "^http:"'])
+def test_on_in_a_section_about_the_server_is_on(gateway, section):
+    lines = ["<%s>" % section, "MCPProxy On", "MCPProxyMaxBody 1K", "</%s>" % section.split()[0]]
+    assert said(gateway, *lines, 'ProxyPass "/mcp" "http://127.0.0.1:9/mcp"') == []
+
+
 def test_on_where_nothing_is_proxied(gateway):
     text = advice(gateway, "MCP2077", '<Location "/mcp">\nMCPProxy On\n</Location>')
     assert '"/mcp"' in text and "ProxyPass" in text

@@ -154,6 +154,23 @@ def test_an_lbmethod_that_was_forgotten_is_refused(gateway, server):
     assert "lbmethod" in said
 
 
+@pytest.mark.parametrize("section", ['Proxy "balancer://other"', 'Proxy "balancer://o*"',
+                                     'ProxyMatch "^balancer://other/"'])
+@pytest.mark.parametrize("where", ["server", "location"])
+def test_on_in_a_proxy_section_needs_the_lbmethod_too(gateway, server, section, where):
+    a = server()
+    way = {"server": ['ProxyPass "/other" "balancer://other/mcp"'],
+           "location": ['<Location "/other">', 'ProxyPass "balancer://other/mcp"', "</Location>"]}
+    lines = ['<Proxy "balancer://other">', 'BalancerMember "%s"' % a.url, "</Proxy>",
+             "<%s>" % section, "MCPProxy On", "</%s>" % section.split()[0], *way[where]]
+    status, said = check(gateway, a, server=lines)
+    assert status != 0
+    assert "MCPProxy On needs lbmethod=mcp on balancer://other" in said
+    off = [*lines, '<Location "/other">', "MCPProxy Off", "</Location>"]
+    if where == "server":
+        assert check(gateway, a, server=off)[0] == 0, "the <Location> wins"
+
+
 @pytest.mark.parametrize("where", ["balancer", "pass"])
 def test_a_sticky_session_is_refused(gateway, server, where):
     gw = gateway(

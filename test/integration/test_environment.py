@@ -39,6 +39,21 @@ def test_the_access_log_has_all_of_it(through):
     assert len(session) == 12 and session != "secret"
 
 
+def test_the_revision_is_known_of_every_request(through):
+    gw = through("MCPProxyCheckHeaders Off",
+                 server=['CustomLog mcp.log "%m %{MCP_VERSION}e" env=MCP_VERSION'])
+    older, newest = "2025-06-18", "2026-07-28"
+    meta = {"_meta": {"io.modelcontextprotocol/protocolVersion": newest}}
+    post(gw, rpc("ping", meta))
+    for method in ("POST", "GET", "DELETE"):
+        body = json.dumps(rpc("ping")).encode() if method == "POST" else None
+        gw.request(method, "/mcp", [*POST, ("MCP-Protocol-Version", older)], body).finish()
+    wanted = ["DELETE " + older, "GET " + older, "POST " + older, "POST " + newest]
+    lines = wait_until(lambda: len(gw._text("mcp.log").splitlines()) > 3
+                       and gw._text("mcp.log").splitlines(), "the lines")
+    assert sorted(lines) == wanted, "two children may write in another order"
+
+
 def test_header_knows_the_tool(through):
     gw = through('Header always set X-Tool "%{MCP_NAME}e"',
                  "Header always set X-Slow yes \"expr=reqenv('MCP_NAME') =~ /^slow_/\"",
