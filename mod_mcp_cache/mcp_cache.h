@@ -65,7 +65,7 @@ typedef struct mcp_cache_request_t {
     int known;                    /* the store has answered: generations are valid */
     int leads;                    /* has a ticket that must be landed */
     int forwarded;                /* a filter has been put in, the backend is asked */
-    const char *encoding;         /* the client's Accept-Encoding, until the backend answers; NULL */
+    const char *encoding;         /* the client's Accept-Encoding while the backend is asked */
     apr_uint64_t version;         /* of the generations; 0: not known */
     mcp_cache_ticket_t ticket;
     int joined;                   /* the two before and the digests of a flight are valid */
