@@ -245,8 +245,13 @@ int mcp_park_move(mcp_park_t *park, mcp_park_work_fn *fn, void *baton)
  */
 static void on_suspend(conn_rec *c, request_rec *r)
 {
-    mcp_park_t *park = leaving.park;
+    mcp_park_t *park;
 
+    /* Most have only been answered, and what a thread keeps for itself takes a look-up. */
+    if (!c->cs || c->cs->state != CONN_STATE_SUSPENDED) {
+        return;
+    }
+    park = leaving.park;
     if (!park || leaving.c != c) {
         return;
     }

@@ -17,8 +17,14 @@
 #include <emmintrin.h>
 #endif
 
+/* An array for more levels would push what is read and written all the time out of the caches. */
+#define USUAL_DEPTH 16
+
 /* Up to here pairs are compared; above, names are sorted, so that no object costs n * n. */
 #define FEW_NAMES 16
+
+/* What is rare stays out of the way of what is not. */
+#define RARE __attribute__((cold, noinline))
 
 #define EVERY_BYTE(b) (UINT64_C(0x0101010101010101) * (b))
 
@@ -525,6 +531,8 @@ static __attribute__((noinline)) apr_status_t read_next(mcp_json_t *json, mcp_js
 apr_status_t mcp_json_next(mcp_json_t *json, mcp_json_nest_t *nest, mcp_span_t *name)
 {
     const char *at = json->at, *end = json->end, *start;
+    mcp_span_t *kept;
+    apr_size_t len;
 
     if (!nest->is_object || at == end || (nest->has_started && *at++ != ',')) {
         return read_next(json, nest, name);
@@ -539,26 +547,30 @@ apr_status_t mcp_json_next(mcp_json_t *json, mcp_json_nest_t *nest, mcp_span_t *
         || json->used == json->size) {
         return read_next(json, nest, name);
     }
-    name->p = start;
-    name->len = (apr_size_t)(at - start);
-    json->names[json->used++] = *name;
+    /* Not *kept = *name: reading back at once what was just written waits for the writing. */
+    len = (apr_size_t)(at - start);
+    kept = &json->names[json->used++];
+    kept->p = name->p = start;
+    kept->len = name->len = len;
     json->at = at + 2;
     nest->has_started = 1;
     return APR_SUCCESS;
 }
 
-apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
+static RARE apr_status_t skip_deep(mcp_json_t *json);
+
+/* @a open has room for so many objects and arrays within each other; more are skip_deep()'s. */
+static inline apr_status_t skip_value(mcp_json_t *json, mcp_json_nest_t *open, unsigned room)
 {
-    mcp_json_nest_t open[MCP_JSON_MAX_DEPTH];
     mcp_span_t name;
     unsigned count = 0;
     apr_status_t rv;
     int c = mcp_json_peek(json);
 
-    raw->p = json->at;
     do {
-        rv = c == '{' || c == '[' ? mcp_json_open(json, &open[count++])
-            : skip_scalar(json, c);
+        rv = c != '{' && c != '[' ? skip_scalar(json, c)
+            : count == room ? skip_deep(json)
+            : mcp_json_open(json, &open[count++]);
         if (rv != APR_SUCCESS) {
             return rv;
         }
@@ -570,8 +582,27 @@ apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
         }
         c = count ? mcp_json_peek(json) : -1;
     } while (count);
-    raw->len = (apr_size_t)(json->at - raw->p);
     return APR_SUCCESS;
+}
+
+/* As deep as anything may be nested; nobody else needs as much of the stack. */
+static apr_status_t skip_deep(mcp_json_t *json)
+{
+    mcp_json_nest_t open[MCP_JSON_MAX_DEPTH];
+
+    return skip_value(json, open, MCP_JSON_MAX_DEPTH);
+}
+
+apr_status_t mcp_json_skip(mcp_json_t *json, mcp_span_t *raw)
+{
+    mcp_json_nest_t open[USUAL_DEPTH];
+    apr_status_t rv;
+
+    mcp_json_peek(json);
+    raw->p = json->at;
+    rv = skip_value(json, open, USUAL_DEPTH);
+    raw->len = (apr_size_t)(json->at - raw->p);
+    return rv;
 }
 
 apr_status_t mcp_json_end(mcp_json_t *json)
