@@ -161,7 +161,8 @@ int mcp_exchange_start(mcp_exchange_t *x)
     if (status != OK) {
         return status;
     }
-    apr_table_setn(r->subprocess_env, "MCP_ROUTE", worker->s->route);
+    apr_table_setn(r->subprocess_env, "MCP_ROUTE",
+                   *worker->s->route ? worker->s->route : worker->s->name_ex);
     x->backend = mcp_backend_reuse(&x->target);
     x->state = x->backend ? MCP_X_SEND : MCP_X_CONNECT;
     count_in(x);

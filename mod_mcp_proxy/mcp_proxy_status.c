@@ -173,9 +173,15 @@ static int refuse(request_rec *r, const char *why)
     return HTTP_FORBIDDEN;
 }
 
+/* ?json, with or without a value. */
+static int wants_json(const request_rec *r)
+{
+    return r->args && strncmp(r->args, "json", 4) == 0 && (!r->args[4] || strchr("=&", r->args[4]));
+}
+
 static int answer_post(request_rec *r, const char *outcome)
 {
-    if (r->args && strcmp(r->args, "json") == 0) {
+    if (wants_json(r)) {
         ap_set_content_type(r, "application/json");
         ap_rprintf(r, "{\"outcome\":\"%s\"}\n", outcome);
         return OK;
@@ -450,7 +456,7 @@ int mcp_proxy_status_handler(request_rec *r)
         return HTTP_METHOD_NOT_ALLOWED;
     }
     gather(&status, r);
-    if (r->args && strcmp(r->args, "json") == 0) {
+    if (wants_json(r)) {
         mcp_status_write_json(&status);
     }
     else {

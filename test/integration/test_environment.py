@@ -39,6 +39,13 @@ def test_the_access_log_has_all_of_it(through):
     assert len(session) == 12 and session != "secret"
 
 
+def test_a_server_without_a_route_is_called_by_its_url(through):
+    gw = through(single=True, server=['CustomLog mcp.log "%{MCP_ROUTE}e" env=MCP_ROUTE'])
+    post(gw, call("echo"))
+    lines = wait_until(lambda: gw._text("mcp.log").splitlines(), "the line")
+    assert lines == [gw.backends[0].url + "/mcp"]
+
+
 def test_the_revision_is_known_of_every_request(through):
     gw = through("MCPProxyCheckHeaders Off",
                  server=['CustomLog mcp.log "%m %{MCP_VERSION}e" env=MCP_VERSION'])

@@ -39,6 +39,14 @@ def see(gw, headers=(), path="/status"):
     return json.loads(answer.body)
 
 
+@pytest.mark.parametrize("query, kind", [
+    ("json", "application/json"), ("json=1", "application/json"), ("json&_=7", "application/json"),
+    ("jsonp", "text/html"), ("x=json", "text/html")])
+def test_json_is_asked_for_with_or_without_a_value(gateway, server, query, kind):
+    gw = gateway(server("a"), server=PLACES)
+    assert gw.request("GET", "/status?" + query).header("Content-Type").split(";")[0] == kind
+
+
 def page(gw, headers=()):
     answer = gw.request("GET", "/status", headers)
     assert answer.status == 200, answer.body
