@@ -202,27 +202,32 @@ def main():
     parser.add_argument("--build", required=True)
     parser.add_argument("--only", default="", help="rows whose name matches, and what they need")
     arguments = parser.parse_args()
-    bench = Bench(arguments.build)
     wanted = [row for row in ROWS if re.search(arguments.only, row[0])]
     while {row[1] for row in wanted if row[1]} - {row[0] for row in wanted}:
         wanted += [row for row in ROWS if row not in wanted
                    and any(row[0] == other for _, other, *_ in wanted)]
     rows = [row for row in ROWS if row in wanted]
     results = {name: [] for name, *_ in rows}
+    for number in range(ROUNDS):
+        one_round(arguments.build, list(results)[::-1 if number % 2 else 1], results)
+    return report(rows, results)
+
+
+def one_round(build, names, results):
+    """All processes are of this round: one may be lucky, or unlucky, for as long as it lives."""
+    bench = Bench(build)
     try:
         bench.start()
         for port in bench.ports.values():
             wait_for(port)
-        for name in results:
+        for name in names:
             bench.measure(name, 1)
-        for _ in range(ROUNDS):
-            for name in results:
-                if name in AHEAD:
-                    bench.measure(name, AHEAD[name])
-                results[name].append((bench.measure(name, SECONDS)[0], bench.p50_of_few(name)))
+        for name in names:
+            if name in AHEAD:
+                bench.measure(name, AHEAD[name])
+            results[name].append((bench.measure(name, SECONDS)[0], bench.p50_of_few(name)))
     finally:
         bench.stop()
-    return report(rows, results)
 
 
 def report(rows, results):
@@ -233,9 +238,13 @@ def report(rows, results):
         p50 = statistics.median(p for _, p in results[name])
         line = "%-30s %12.0f %10.0f" % (name, rate, p50)
         if other:
-            ratio = statistics.median(mine[0] / theirs[0] for mine, theirs
-                                      in zip(results[name], results[other]))
+            ratios = [mine[0] / theirs[0] for mine, theirs in zip(results[name], results[other])]
+            ratio = statistics.median(ratios)
             line += " %7.1f%%" % (100 * ratio)
+            if len(ratios) > 1:
+                line += " (mean %.1f +- %.1f)" % (
+                    100 * statistics.mean(ratios),
+                    196 * statistics.stdev(ratios) / len(ratios) ** 0.5)
             if must:
                 line += "  %.0f%% (%.0f%%)%s" % (100 * must, 100 * aim,
                                                  "" if ratio >= must else "  MISSED")
