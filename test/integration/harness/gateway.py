@@ -366,8 +366,8 @@ class Gateway:
         with mod_status alone as well; its client's end of it has been closed for a while by then.
         """
         def at_rest():
-            # One look takes a moment, in which a thread may wake another one.
-            return all(process.is_at_rest(pid) for _ in range(2) for pid in self.children())
+            # One look takes a moment; a thread may sleep for a lock, or wake another one meanwhile.
+            return all(process.is_at_rest(pid) for _ in range(4) for pid in self.children())
         try:
             return wait_until(at_rest, "httpd to come to rest", 5 * PATIENCE)
         except AssertionError:
