@@ -94,14 +94,23 @@ static void read_head(request_rec *r, reading_t *in)
         && (!in->type[16] || in->type[16] == ';' || apr_isspace(in->type[16]));
 }
 
-static reading_t *reading(request_rec *r)
+/* NULL: nobody has made a record, or one that is laid out otherwise. */
+static inline reading_t *known_reading(request_rec *r)
 {
     void *known = NULL;
     reading_t *in;
 
     apr_pool_userdata_get(&known, REQUEST_KEY, r->pool);
     in = known;
-    if (in && in->pub.magic == REQUEST_MAGIC && in->pub.size >= sizeof(mcp_request_t)) {
+    return in && in->pub.magic == REQUEST_MAGIC && in->pub.size >= sizeof(mcp_request_t)
+        ? in : NULL;
+}
+
+static reading_t *reading(request_rec *r)
+{
+    reading_t *in = known_reading(r);
+
+    if (in) {
         return in;
     }
     in = apr_pcalloc(r->pool, sizeof(*in));
@@ -384,16 +393,10 @@ static apr_status_t body_filter(ap_filter_t *f, apr_bucket_brigade *bb, ap_input
 /* An internal redirect begins with the filters of the connection: ours is not among them. */
 static void hand_on_again(request_rec *r)
 {
-    void *known = NULL;
-    reading_t *in;
+    reading_t *in = r->prev ? known_reading(r) : NULL;
     ap_filter_t *f;
 
-    if (!r->prev) {
-        return;
-    }
-    apr_pool_userdata_get(&known, REQUEST_KEY, r->pool);
-    in = known;
-    if (!in || in->pub.magic != REQUEST_MAGIC || !in->replayed) {
+    if (!in || !in->replayed) {
         return;
     }
     for (f = r->input_filters; f && f->ctx != in; f = f->next) {
