@@ -85,22 +85,20 @@ apr_status_t mcp_value_count(const char *text, apr_int64_t *out)
 
 apr_size_t mcp_value_decimal(char *buf, apr_int64_t number)
 {
-    char reversed[MCP_VALUE_DECIMAL];
+    char text[MCP_VALUE_DECIMAL];
     apr_uint64_t rest = number < 0 ? 0 - (apr_uint64_t)number : (apr_uint64_t)number;
-    apr_size_t digits = 0, len = 0;
+    apr_size_t at = sizeof(text) - 1;
 
+    text[at] = '\0';
     do {
-        reversed[digits++] = (char)('0' + rest % 10);
+        text[--at] = (char)('0' + rest % 10);
         rest /= 10;
     } while (rest);
     if (number < 0) {
-        buf[len++] = '-';
+        text[--at] = '-';
     }
-    while (digits) {
-        buf[len++] = reversed[--digits];
-    }
-    buf[len] = '\0';
-    return len;
+    memcpy(buf, text + at, sizeof(text) - at);
+    return sizeof(text) - 1 - at;
 }
 
 int mcp_value_matches(const char *pattern, const char *text)
@@ -131,22 +129,27 @@ int mcp_value_matches(const char *pattern, const char *text)
     return pattern[strspn(pattern, "*")] == '\0';
 }
 
-static int is_plain(unsigned char c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')
-        || (c && strchr("-._~@+", c));
-}
+/* What stands for itself in a key. A table: keys are escaped for every request. */
+static const char is_plain[256] = {
+    ['a' ... 'z'] = 1, ['A' ... 'Z'] = 1, ['0' ... '9'] = 1,
+    ['-'] = 1, ['.'] = 1, ['_'] = 1, ['~'] = 1, ['@'] = 1, ['+'] = 1
+};
 
 const char *mcp_value_escape(const char *bytes, apr_size_t len, apr_pool_t *p)
 {
     static const char hex[] = "0123456789ABCDEF";
     char *escaped = apr_palloc(p, 3 * len + 1), *out = escaped;
-    apr_size_t i;
+    apr_size_t i = 0;
 
-    for (i = 0; i < len; i++) {
+    while (i < len && is_plain[(unsigned char)bytes[i]]) {
+        i++;
+    }
+    memcpy(out, bytes, i);
+    out += i;
+    for (; i < len; i++) {
         unsigned char c = (unsigned char)bytes[i];
 
-        if (is_plain(c)) {
+        if (is_plain[c]) {
             *out++ = (char)c;
             continue;
         }

@@ -96,13 +96,21 @@ static const char *decimal(apr_pool_t *p, apr_int64_t number)
 
 static void set(mcp_rl_request_t *q, const char *name, const char *value)
 {
-    apr_pool_t *p = q->r->pool;
+    q->line[q->lines].name = name;
+    q->line[q->lines++].value = value;
+}
 
-    if (!q->headers) {
-        q->headers = apr_table_make(p, 4);
+void mcp_rl_say(const mcp_rl_request_t *q, apr_table_t *headers)
+{
+    int i;
+
+    /* Not set one by one: each would be compared with those before it, which begin alike. */
+    for (i = 0; i < q->lines; i++) {
+        apr_table_unset(headers, q->line[i].name);
     }
-    apr_table_setn(q->headers, name, value);
-    apr_table_setn(q->r->err_headers_out, name, value);
+    for (i = 0; i < q->lines; i++) {
+        apr_table_addn(headers, q->line[i].name, q->line[i].value);
+    }
 }
 
 void mcp_rl_tell(mcp_rl_request_t *q, const mcp_rl_ask_t *ask, const mcp_rl_verdict_t *verdict)
@@ -113,6 +121,7 @@ void mcp_rl_tell(mcp_rl_request_t *q, const mcp_rl_ask_t *ask, const mcp_rl_verd
     apr_int64_t reset = seconds_of_reset(verdict->reset);
     const char *name = mcp_rl_limit_name(rule->limit);
 
+    q->lines = 0;
     switch (mcp_conf_number(mcp_rl_dir(q->r)->values, MCP_RL_HEADERS)) {
     case MCP_RL_HEADERS_X:
         set(q, "X-RateLimit-Limit", decimal(p, capacity(rule)));

@@ -17,19 +17,19 @@
 
 #include "mcp_httpd_error.h"
 #include "mcp_httpd_request.h"
-#include "mcp_value.h"
+#include "mcp_rl_message.h"
 
-#define MAX_BODY (4 * 1024 * 1024)
-#define BODY_TIMEOUT apr_time_from_sec(30)
 /* Read of a message that is refused before authentication, to answer with its id. */
 #define MAX_REFUSED (64 * 1024)
 
 mcp_rl_process_t *mcp_rl_process;
 
-/* The questions of one request. */
+/* The questions of one request, and room for what is said to them. */
 typedef struct asks_t {
     int count;
-    mcp_rl_ask_t ask[MCP_RL_MAX_ASKS];
+    int room;
+    mcp_rl_ask_t *ask;
+    mcp_rl_outcome_t outcome;
 } asks_t;
 
 mcp_rl_request_t *mcp_rl_request_find(request_rec *r)
@@ -64,6 +64,24 @@ static mcp_rl_policy_e policy_of(const mcp_rl_dir_t *dir)
 static int is_dry_run(const mcp_rl_dir_t *dir)
 {
     return (int)mcp_conf_number(dir->values, MCP_RL_DRY_RUN);
+}
+
+/* Room for what @a dir can make us ask: far less, mostly, than may be asked. */
+static void make_room(asks_t *asks, request_rec *r, const mcp_rl_dir_t *dir)
+{
+    int room = MCP_RL_ADDRESS + 1 + (dir->tools ? dir->tools->nelts : 0);
+
+    asks->count = 0;
+    asks->room = room < MCP_RL_MAX_ASKS ? room : MCP_RL_MAX_ASKS;
+    asks->ask = apr_palloc(r->pool, (apr_size_t)asks->room * sizeof(*asks->ask));
+    asks->outcome.verdicts = apr_palloc(r->pool, (apr_size_t)asks->room
+                                                     * sizeof(*asks->outcome.verdicts));
+}
+
+static void ask_store(asks_t *asks, mcp_rl_policy_e policy, mcp_rl_row_t **row)
+{
+    mcp_rl_store_decide(&mcp_rl_process->store, asks->ask, asks->count, policy, row,
+                        &asks->outcome);
 }
 
 static void add_ask(asks_t *asks, request_rec *r, const mcp_rl_rule_t *rule, const char *who,
@@ -119,26 +137,26 @@ static void log_dry_run(request_rec *r, mcp_rl_limit_e limit, const char *key)
 }
 
 /* The address has asked and may go on. */
-static void note_address(mcp_rl_request_t *q, const mcp_rl_ask_t *ask,
-                         const mcp_rl_outcome_t *outcome)
+static void note_address(mcp_rl_request_t *q, const asks_t *asks)
 {
     if (!q->address_charged) {
         return;
     }
     mcp_rl_count(mcp_rl_process->store.counters, MCP_RL_ADDRESS, MCP_RL_ALLOWED);
-    if (!outcome->is_down) {
-        q->address = apr_pmemdup(q->r->pool, ask, sizeof(*ask));
-        q->address_verdict = outcome->verdicts[0];
+    if (!asks->outcome.is_down) {
+        q->address = asks->ask;
+        q->address_verdict = asks->outcome.verdicts;
     }
 }
 
 /* Refuse before authentication. The answer has the message's id if the message is there. */
-static int refuse_address(mcp_rl_request_t *q, const asks_t *asks, const mcp_rl_outcome_t *outcome)
+static int refuse_address(mcp_rl_request_t *q, const asks_t *asks)
 {
     if (mcp_request_read_ready(q->r, MAX_REFUSED) == AP_FILTER_ERROR) {
         return AP_FILTER_ERROR;
     }
-    return outcome->is_closed ? mcp_rl_refuse_closed(q) : mcp_rl_refuse(q, asks->ask, outcome);
+    return asks->outcome.is_closed ? mcp_rl_refuse_closed(q)
+                                   : mcp_rl_refuse(q, asks->ask, &asks->outcome);
 }
 
 int mcp_rl_check_address(request_rec *r)
@@ -146,37 +164,36 @@ int mcp_rl_check_address(request_rec *r)
     const mcp_rl_dir_t *dir = mcp_rl_dir(r);
     const mcp_rl_rule_t *rule = mcp_rl_rule(dir, MCP_RL_ADDRESS);
     mcp_rl_request_t *q;
-    mcp_rl_outcome_t outcome;
     asks_t asks;
 
-    asks.count = 0;
     if (!rule || r->method_number == M_OPTIONS || !mcp_rl_process || mcp_rl_request_find(r)) {
         return DECLINED;
     }
     q = mcp_rl_request_get(r);
+    make_room(&asks, r, dir);
     add_ask(&asks, r, rule, NULL, MCP_RL_TAKE, 1);
     if (is_surely_anonymous(r)) {
-        mcp_rl_store_decide(&mcp_rl_process->store, asks.ask, 1, policy_of(dir), NULL, &outcome);
+        ask_store(&asks, policy_of(dir), NULL);
         q->address_charged = 1;
     }
     else if (!mcp_rl_process->store.redis) {
         asks.ask[0].mode = MCP_RL_LOOK;
-        mcp_rl_store_decide(&mcp_rl_process->store, asks.ask, 1, policy_of(dir), NULL, &outcome);
+        ask_store(&asks, policy_of(dir), NULL);
     }
     /* With Redis only what this machine knows: the trip is made once, when all is known. */
-    else if (!mcp_rl_store_is_denied(&mcp_rl_process->store, asks.ask, 1, &outcome)) {
+    else if (!mcp_rl_store_is_denied(&mcp_rl_process->store, asks.ask, 1, &asks.outcome)) {
         return DECLINED;
     }
-    if (!outcome.is_closed && outcome.refused_by < 0) {
-        note_address(q, asks.ask, &outcome);
+    if (!asks.outcome.is_closed && asks.outcome.refused_by < 0) {
+        note_address(q, &asks);
         return DECLINED;
     }
     if (is_dry_run(dir)) {
-        log_dry_run(r, outcome.is_closed ? MCP_RL_STORE : MCP_RL_ADDRESS, asks.ask[0].key);
+        log_dry_run(r, asks.outcome.is_closed ? MCP_RL_STORE : MCP_RL_ADDRESS, asks.ask->key);
         q->address_charged = 1;
         return DECLINED;
     }
-    return refuse_address(q, &asks, &outcome);
+    return refuse_address(q, &asks);
 }
 
 static int is_on_its_worker(const request_rec *r)
@@ -188,19 +205,19 @@ static int is_on_its_worker(const request_rec *r)
 
 void mcp_rl_charge_401(request_rec *r)
 {
-    const mcp_rl_rule_t *rule = mcp_rl_rule(mcp_rl_dir(r), MCP_RL_ADDRESS);
+    const mcp_rl_dir_t *dir = mcp_rl_dir(r);
+    const mcp_rl_rule_t *rule = mcp_rl_rule(dir, MCP_RL_ADDRESS);
     mcp_rl_request_t *q = mcp_rl_request_find(r);
-    mcp_rl_outcome_t outcome;
     asks_t asks;
 
-    asks.count = 0;
     if (!rule || !q || q->address_charged || !mcp_rl_process) {
         return;
     }
     q->address_charged = 1;
+    make_room(&asks, r, dir);
     add_ask(&asks, r, rule, NULL, MCP_RL_RECORD, 1);
     if (is_on_its_worker(r) || !mcp_rl_process->store.redis) {
-        mcp_rl_store_decide(&mcp_rl_process->store, asks.ask, 1, MCP_RL_LOCAL, NULL, &outcome);
+        ask_store(&asks, MCP_RL_LOCAL, NULL);
     }
     else {
         mcp_rl_keeper_record(mcp_rl_process->keeper, asks.ask);
@@ -215,6 +232,9 @@ void mcp_rl_check_error(request_rec *r)
     if (q && q->stream) {
         mcp_rl_keeper_remove(mcp_rl_process->keeper, q->stream);
         q->stream = NULL;
+    }
+    if (q) {
+        mcp_rl_say(q, r->err_headers_out);
     }
     if (r->status == HTTP_UNAUTHORIZED) {
         mcp_rl_charge_401(r);
@@ -233,139 +253,6 @@ int mcp_rl_check_log(request_rec *r)
         mcp_rl_charge_401(r);
     }
     return DECLINED;
-}
-
-/* There are servers that look for "json" somewhere in the type, and some that do not
- * look at all. */
-static int may_be_message(const request_rec *r)
-{
-    const char *type = apr_table_get(r->headers_in, "Content-Type");
-
-    return !type || strncasecmp(type, "application/json", 16) == 0 || ap_strcasestr(type, "json");
-}
-
-/* Whether somebody else could read another message, or another number of messages, out of it. */
-static int is_encoded(request_rec *r)
-{
-    const char *type = apr_table_get(r->headers_in, "Content-Type");
-    const char *options = type ? strpbrk(type, "; \t") : NULL;
-    const char *charset = options ? ap_strcasestr(options, "charset=") : NULL;
-
-    return apr_table_get(r->headers_in, "Content-Encoding")
-        || (charset && !ap_strcasestr(charset, "utf-8"));
-}
-
-/* The first byte that says what a body is. Some readers skip a byte order mark, or take UTF-16. */
-static char first_sign(const mcp_request_t *request)
-{
-    static const char skipped[] = " \t\r\n\xef\xbb\xbf\xfe\xff"; /* and NUL */
-    apr_size_t i = 0;
-
-    while (i < request->length && memchr(skipped, request->body[i], sizeof(skipped))) {
-        i++;
-    }
-    return i < request->length ? request->body[i] : '\0';
-}
-
-/*
- * Whether the message must be one that everybody reads alike. What is JSON but no message, as the
- * registration of an OAuth client, is none of our business, nor is what looks like no JSON; but
- * a batch that cannot be counted is, and where the method matters, an object that cannot be read.
- */
-static int must_be_clear(request_rec *r, char sign, int decides_on_method)
-{
-    const mcp_rpc_t *rpc = mcp_request_rpc(r);
-
-    if (is_encoded(r)) {
-        return 1;
-    }
-    if (rpc->kind == MCP_RPC_INVALID && !rpc->method) {
-        return sign == '['
-            || (decides_on_method && sign == '{' && rpc->error == MCP_RPC_EPARSE);
-    }
-    return decides_on_method;
-}
-
-/* Read the message, where a limit depends on it. */
-static int read_message(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t **rpc)
-{
-    int decides_on_tools = dir->tools && dir->tools->nelts;
-    int decides_on_method = mcp_rl_rule(dir, MCP_RL_STREAMS) != NULL;
-    const mcp_request_t *request;
-    char sign;
-    int status;
-
-    *rpc = NULL;
-    if (r->method_number != M_POST || (!decides_on_tools && !may_be_message(r))) {
-        return OK;
-    }
-    status = mcp_request_read(r, MAX_BODY, BODY_TIMEOUT, 0);
-    if (status != OK) {
-        return status;
-    }
-    request = mcp_request_get(r);
-    if (!request->length && !decides_on_tools) {
-        return OK;
-    }
-    sign = first_sign(request);
-    /* One message costs 1, whatever it says. */
-    if (!decides_on_tools && !decides_on_method && sign == '{' && !is_encoded(r)) {
-        return OK;
-    }
-    if (decides_on_tools || must_be_clear(r, sign, decides_on_method)) {
-        status = mcp_request_decidable(r);
-    }
-    *rpc = mcp_request_rpc(r);
-    return status;
-}
-
-static apr_int64_t message_count(const mcp_rpc_t *rpc)
-{
-    return rpc && rpc->kind == MCP_RPC_BATCH && rpc->batch->nelts > 1 ? rpc->batch->nelts : 1;
-}
-
-static int calls_tool(const mcp_rpc_t *rpc, const char *pattern)
-{
-    return rpc->method && strcmp(rpc->method, "tools/call") == 0 && rpc->name
-        && mcp_value_matches(pattern, rpc->name);
-}
-
-static apr_int64_t tool_count(const mcp_rpc_t *rpc, const char *pattern)
-{
-    apr_int64_t count = 0;
-    int i;
-
-    if (rpc->kind != MCP_RPC_BATCH) {
-        return calls_tool(rpc, pattern);
-    }
-    for (i = 0; i < rpc->batch->nelts; i++) {
-        count += calls_tool(APR_ARRAY_IDX(rpc->batch, i, const mcp_rpc_t *), pattern);
-    }
-    return count;
-}
-
-static int is_listen(const mcp_rpc_t *rpc)
-{
-    return rpc->method && strcmp(rpc->method, "subscriptions/listen") == 0;
-}
-
-/* Whether the answer may be a standing stream. */
-static int wants_slot(const request_rec *r, const mcp_rpc_t *rpc)
-{
-    int i;
-
-    if (r->method_number == M_GET) {
-        return !r->header_only;
-    }
-    if (!rpc || rpc->kind != MCP_RPC_BATCH) {
-        return rpc && is_listen(rpc);
-    }
-    for (i = 0; i < rpc->batch->nelts; i++) {
-        if (is_listen(APR_ARRAY_IDX(rpc->batch, i, const mcp_rpc_t *))) {
-            return 1;
-        }
-    }
-    return 0;
 }
 
 static int is_among(const apr_array_header_t *tools, const mcp_rl_rule_t *rule)
@@ -387,10 +274,10 @@ static void ask_for_tools(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t 
 
     for (i = 0; rpc && dir->tools && i < dir->tools->nelts; i++) {
         const mcp_rl_rule_t *rule = APR_ARRAY_IDX(dir->tools, i, const mcp_rl_rule_t *);
-        apr_int64_t count = rule->amount > 0 ? tool_count(rpc, rule->pattern) : 0;
+        apr_int64_t count = rule->amount > 0 ? mcp_rl_message_calls(rpc, rule->pattern) : 0;
 
         /* One place is left for the slot. */
-        if (count && asks->count < MCP_RL_MAX_ASKS - 1 && !is_among(q->tools, rule)) {
+        if (count && asks->count < asks->room - 1 && !is_among(q->tools, rule)) {
             add_ask(asks, q->r, rule, who, MCP_RL_TAKE, count);
         }
     }
@@ -421,13 +308,13 @@ static void gather(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
         q->address_charged = counts;
     }
     if ((rule = rule_to_ask(q, dir, MCP_RL_WINDOW)) != NULL) {
-        add_ask(asks, r, rule, who, MCP_RL_TAKE, message_count(rpc));
+        add_ask(asks, r, rule, who, MCP_RL_TAKE, mcp_rl_message_count(rpc));
     }
     if ((rule = rule_to_ask(q, dir, MCP_RL_MESSAGES)) != NULL && r->method_number == M_POST) {
-        add_ask(asks, r, rule, who, MCP_RL_TAKE, message_count(rpc));
+        add_ask(asks, r, rule, who, MCP_RL_TAKE, mcp_rl_message_count(rpc));
     }
     ask_for_tools(asks, q, dir, who, rpc);
-    if ((rule = rule_to_ask(q, dir, MCP_RL_STREAMS)) != NULL && wants_slot(r, rpc)) {
+    if ((rule = rule_to_ask(q, dir, MCP_RL_STREAMS)) != NULL && mcp_rl_message_stands(r, rpc)) {
         add_ask(asks, r, rule, who, MCP_RL_TAKE, 1);
     }
     for (i = 0; i < asks->count; i++) {
@@ -477,20 +364,20 @@ static void keep_stream(mcp_rl_request_t *q, mcp_rl_row_t *row, const mcp_rl_rul
     q->stream = stream;
 }
 
-static void tell_nearest(mcp_rl_request_t *q, const asks_t *asks, const mcp_rl_outcome_t *outcome)
+static void tell_nearest(mcp_rl_request_t *q, const asks_t *asks)
 {
     const mcp_rl_ask_t *ask = q->address;
-    const mcp_rl_verdict_t *nearest = ask ? &q->address_verdict : NULL;
+    const mcp_rl_verdict_t *nearest = q->address_verdict, *verdicts = asks->outcome.verdicts;
     int i;
 
     for (i = 0; i < asks->count; i++) {
         if (asks->ask[i].mode == MCP_RL_TAKE
-            && (!nearest || outcome->verdicts[i].remaining < nearest->remaining)) {
+            && (!nearest || verdicts[i].remaining < nearest->remaining)) {
             ask = &asks->ask[i];
-            nearest = &outcome->verdicts[i];
+            nearest = &verdicts[i];
         }
     }
-    if (nearest && (!q->headers || nearest->remaining < q->told)) {
+    if (nearest && (!q->lines || nearest->remaining < q->told)) {
         q->told = nearest->remaining;
         mcp_rl_tell(q, ask, nearest);
     }
@@ -500,7 +387,7 @@ static void tell_nearest(mcp_rl_request_t *q, const asks_t *asks, const mcp_rl_o
 static int admit(mcp_rl_request_t *q, const mcp_rl_dir_t *dir)
 {
     apr_table_setn(q->r->subprocess_env, "MCP_LIMIT", "allowed");
-    if (!q->filtered && (q->stream || q->headers || mcp_rl_rule(dir, MCP_RL_ADDRESS))) {
+    if (!q->filtered && (q->stream || q->lines || mcp_rl_rule(dir, MCP_RL_ADDRESS))) {
         mcp_rl_filter_add(q);
     }
     return DECLINED;
@@ -510,8 +397,8 @@ static int decide(mcp_rl_request_t *q, const mcp_rl_dir_t *dir, asks_t *asks)
 {
     mcp_rl_policy_e policy = policy_of(dir);
     mcp_rl_counters_t *counters = mcp_rl_process->store.counters;
+    const mcp_rl_outcome_t *outcome = &asks->outcome;
     request_rec *r = q->r;
-    mcp_rl_outcome_t outcome;
     mcp_rl_row_t *row = NULL;
     int i;
 
@@ -519,29 +406,29 @@ static int decide(mcp_rl_request_t *q, const mcp_rl_dir_t *dir, asks_t *asks)
     if (asks->ask[asks->count - 1].rule->kind == MCP_RL_SLOTS) {
         apr_pool_cleanup_register(r->pool, q, end_stream, apr_pool_cleanup_null);
     }
-    mcp_rl_store_decide(&mcp_rl_process->store, asks->ask, asks->count, policy, &row, &outcome);
+    ask_store(asks, policy, &row);
     if (row) {
         keep_stream(q, row, asks->ask[asks->count - 1].rule, policy);
     }
-    if (outcome.is_closed && !is_dry_run(dir)) {
+    if (outcome->is_closed && !is_dry_run(dir)) {
         return mcp_rl_refuse_closed(q);
     }
-    if (outcome.refused_by >= 0 && !is_dry_run(dir)) {
-        return mcp_rl_refuse(q, asks->ask, &outcome);
+    if (outcome->refused_by >= 0 && !is_dry_run(dir)) {
+        return mcp_rl_refuse(q, asks->ask, outcome);
     }
-    if (outcome.is_closed) {
+    if (outcome->is_closed) {
         log_dry_run(r, MCP_RL_STORE, asks->ask[0].key);
     }
-    else if (outcome.refused_by >= 0) {
-        log_dry_run(r, asks->ask[outcome.refused_by].rule->limit,
-                    asks->ask[outcome.refused_by].key);
+    else if (outcome->refused_by >= 0) {
+        log_dry_run(r, asks->ask[outcome->refused_by].rule->limit,
+                    asks->ask[outcome->refused_by].key);
     }
     else {
         for (i = 0; i < asks->count; i++) {
             mcp_rl_count(counters, asks->ask[i].rule->limit, MCP_RL_ALLOWED);
         }
-        if (!outcome.is_down) {
-            tell_nearest(q, asks, &outcome);
+        if (!outcome->is_down) {
+            tell_nearest(q, asks);
         }
     }
     return admit(q, dir);
@@ -573,7 +460,7 @@ static void follow(mcp_rl_request_t *q, request_rec *r)
     }
     q->r = r;
     q->decided = q->head_seen = q->filtered = 0;
-    if (q->stream || q->headers) {
+    if (q->stream || q->lines) {
         mcp_rl_filter_add(q);
     }
 }
@@ -593,19 +480,19 @@ int mcp_rl_check_request(request_rec *r)
     if (q && q->r != r) {
         follow(q, r);
     }
-    if (!is_limited(dir)) {
+    if (!dir->configured || !is_limited(dir)) {
         return DECLINED;
     }
     q = q ? q : mcp_rl_request_get(r);
     if (q->decided) {
         return DECLINED;
     }
-    status = read_message(r, dir, &rpc);
+    status = mcp_rl_message_read(r, dir, &rpc);
     if (status != OK) {
         return status == AP_FILTER_ERROR ? status : mcp_error_send(r, status);
     }
     q->decided = 1;
-    asks.count = 0;
+    make_room(&asks, r, dir);
     gather(&asks, q, dir, rpc);
     if (asks.count) {
         return decide(q, dir, &asks);
@@ -613,6 +500,6 @@ int mcp_rl_check_request(request_rec *r)
     if (!q->address_charged || q->asked) {
         return DECLINED;
     }
-    tell_nearest(q, &asks, NULL);
+    tell_nearest(q, &asks);
     return admit(q, dir);
 }

@@ -28,12 +28,16 @@ typedef struct mcp_rl_request_t {
     unsigned asked;       /* a bit for each limit that was asked for, but tools */
     const apr_array_header_t *tools; /* of mcp_rl_rule_t *, that have been looked at */
     int address_charged;
-    mcp_rl_ask_t *address; /* what was asked before authentication, and allowed; NULL: nothing */
-    mcp_rl_verdict_t address_verdict;
+    const mcp_rl_ask_t *address; /* asked before authentication, and allowed; NULL: nothing */
+    const mcp_rl_verdict_t *address_verdict;
     int filtered;         /* the output filter is in place */
     int head_seen;        /* by it */
     mcp_rl_stream_t *stream;
-    apr_table_t *headers; /* what a backend may not say in our place; NULL: nothing */
+    int lines;            /* of these, header fields that the client is to read */
+    struct {
+        const char *name;
+        const char *value;
+    } line[3];
     apr_int64_t told;     /* what remains of the limit they speak of */
 } mcp_rl_request_t;
 
@@ -74,8 +78,11 @@ const char *mcp_rl_store_key(request_rec *r, const mcp_rl_rule_t *rule, const ch
 /** Whose limits are asked for: MCPRateLimitKey, else the identity, else the address. */
 const char *mcp_rl_who(request_rec *r, const mcp_rl_dir_t *dir);
 
-/** Say in headers how things stand with ask number @a which. */
+/** Note what header fields shall say how things stand with @a ask, and nothing else. */
 void mcp_rl_tell(mcp_rl_request_t *q, const mcp_rl_ask_t *ask, const mcp_rl_verdict_t *verdict);
+
+/** Say it in @a headers, in place of whatever a backend said under these names. */
+void mcp_rl_say(const mcp_rl_request_t *q, apr_table_t *headers);
 
 /** Refuse. @return what the hook returns */
 int mcp_rl_refuse(mcp_rl_request_t *q, const mcp_rl_ask_t *asks, const mcp_rl_outcome_t *outcome);

@@ -90,9 +90,15 @@ static apr_array_header_t *merge_tools(apr_pool_t *p, apr_array_header_t *base,
 void *mcp_rl_merge_dir_config(apr_pool_t *p, void *base_, void *add_)
 {
     const mcp_rl_dir_t *base = base_, *add = add_;
-    mcp_rl_dir_t *dir = apr_pcalloc(p, sizeof(*dir));
+    mcp_rl_dir_t *dir;
     int i;
 
+    /* For each request, and mostly one side has nothing to say: then the other one will do. */
+    if (!add->configured || !base->configured) {
+        return add->configured ? add_ : base_;
+    }
+    dir = apr_pcalloc(p, sizeof(*dir));
+    dir->configured = 1;
     dir->values = mcp_conf_merge(p, base->values, add->values);
     for (i = 0; i <= MCP_RL_ADDRESS; i++) {
         dir->rules[i] = add->rules[i] ? add->rules[i] : base->rules[i];
@@ -119,8 +125,11 @@ static const char *set_value(cmd_parms *cmd, void *dir, const char *value)
     const mcp_conf_directive_t *d = cmd->info;
     mcp_rl_dir_t *conf = dir;
 
-    return d->scope == MCP_CONF_SERVER ? mcp_conf_set_once(cmd, server->values, d->id, value)
-                                       : mcp_conf_set(cmd->pool, conf->values, d->id, value);
+    if (d->scope == MCP_CONF_SERVER) {
+        return mcp_conf_set_once(cmd, server->values, d->id, value);
+    }
+    conf->configured = 1;
+    return mcp_conf_set(cmd->pool, conf->values, d->id, value);
 }
 
 static const char *join(apr_pool_t *p, int argc, char *const argv[])
@@ -172,6 +181,7 @@ static const char *set_streams(cmd_parms *cmd, void *dir, int argc, char *const 
     mcp_rl_dir_t *conf = dir;
     mcp_rl_rule_t *rule = apr_pcalloc(cmd->pool, sizeof(*rule));
 
+    conf->configured = 1;
     rule->limit = MCP_RL_STREAMS;
     rule->kind = MCP_RL_SLOTS;
     if (is_none(argc, argv)) {
@@ -194,6 +204,7 @@ static const char *set_rate(cmd_parms *cmd, void *dir, int argc, char *const arg
     mcp_rl_rule_t *rule = apr_pcalloc(cmd->pool, sizeof(*rule));
     const char *error;
 
+    conf->configured = 1;
     if (is_none(argc, argv)) {
         conf->rules[limit] = &no_rule;
         return NULL;
@@ -214,6 +225,7 @@ static const char *add_tool(cmd_parms *cmd, void *dir, int argc, char *const arg
     mcp_rl_rule_t *rule = apr_pcalloc(cmd->pool, sizeof(*rule));
     const char *error;
 
+    conf->configured = 1;
     rule->limit = MCP_RL_TOOL;
     if (argc < 2 || !*argv[0]) {
         return not_accepted(cmd, argc, argv, "PATTERN N/PERIOD [burst=B], or PATTERN none");
@@ -245,6 +257,7 @@ static const char *set_key(cmd_parms *cmd, void *dir, const char *text)
     mcp_rl_dir_t *conf = dir;
     const char *error = NULL;
 
+    conf->configured = 1;
     conf->key = ap_expr_parse_cmd(cmd, text, AP_EXPR_FLAG_STRING_RESULT, &error, NULL);
     return error ? apr_psprintf(cmd->pool, "MCPRateLimitKey: '%s' is not accepted; it takes an "
                                 "expression that yields a string: %s", text, error)

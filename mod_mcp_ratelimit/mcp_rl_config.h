@@ -28,6 +28,7 @@ typedef enum { MCP_RL_HEADERS_X, MCP_RL_HEADERS_DRAFT, MCP_RL_HEADERS_OFF } mcp_
 
 /** What holds for a place; read-only once the configuration has been read. */
 typedef struct mcp_rl_dir_t {
+    int configured;              /* a directive of scope L stands here, or further out */
     mcp_conf_t *values;
     const mcp_rl_rule_t *rules[MCP_RL_ADDRESS + 1]; /* by limit; NULL: not said; amount 0: none */
     apr_array_header_t *tools;   /* of const mcp_rl_rule_t *; NULL: not said */

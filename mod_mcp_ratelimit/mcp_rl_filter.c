@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The output filter: at the head of a response it gives back a slot that was taken for what turns
- * out to be no event stream, and charges a 401; in a stream that has lost its slot it lets nothing
- * pass. It never blocks: it may run on mod_mcp_proxy's event loop.
+ * The output filter: at the head of a response it says how things stand, gives back a slot that was
+ * taken for what turns out to be no event stream, and charges a 401; in a stream that has lost its
+ * slot it lets nothing pass. It never blocks: it may run on mod_mcp_proxy's event loop.
  */
 #include "mcp_rl_check.h"
 
@@ -21,21 +21,12 @@ static int is_event_stream(const request_rec *r)
         && (!r->content_type[len] || strchr("; \t", r->content_type[len]));
 }
 
-/* A backend may use the same names: what the client reads is ours, once. */
-static int unset_header(void *r, const char *name, const char *value)
-{
-    apr_table_unset(((request_rec *)r)->headers_out, name);
-    return 1;
-}
-
 static void see_head(mcp_rl_request_t *q)
 {
     request_rec *r = q->r;
 
     q->head_seen = 1;
-    if (q->headers) {
-        apr_table_do(unset_header, r, q->headers, NULL);
-    }
+    mcp_rl_say(q, r->headers_out);
     if (r->status == HTTP_UNAUTHORIZED) {
         mcp_rl_charge_401(r);
     }

@@ -433,8 +433,10 @@ static void do_charges(mcp_rl_keeper_t *keeper)
     }
     pthread_mutex_unlock(&keeper->mutex);
     for (i = 0; charges && i < count; i++) {
+        mcp_rl_verdict_t verdict;
         mcp_rl_outcome_t outcome;
 
+        outcome.verdicts = &verdict;
         charges[i].ask.rule = &charges[i].rule;
         charges[i].ask.key = charges[i].key;
         mcp_rl_store_decide(keeper->store, &charges[i].ask, 1, MCP_RL_LOCAL, NULL, &outcome);

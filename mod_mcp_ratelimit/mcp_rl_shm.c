@@ -160,7 +160,8 @@ static place_t *find_place(mcp_rl_shm_t *shm, const mcp_rl_ask_t *ask, apr_time_
         if (is_pinned(place, pinned, count) || (place->kind && place->refuses_until > now)) {
             continue;
         }
-        if (!best || !place->kind || (best->kind && place->idle_at < best->idle_at)) {
+        /* The first one that is empty: it is found again without looking at all the others. */
+        if (!best || (best->kind && (!place->kind || place->idle_at < best->idle_at))) {
             best = place;
         }
     }

@@ -69,7 +69,7 @@ apr_time_t mcp_rl_store_deadline(const mcp_rl_store_t *store, apr_time_t sent)
 int mcp_rl_store_is_denied(mcp_rl_store_t *store, const mcp_rl_ask_t *asks, int count,
                            mcp_rl_outcome_t *outcome)
 {
-    apr_time_t now = mcp_clock_now();
+    apr_time_t now;
     int i;
 
     outcome->count = count;
@@ -78,6 +78,7 @@ int mcp_rl_store_is_denied(mcp_rl_store_t *store, const mcp_rl_ask_t *asks, int 
     if (!store->redis) {
         return 0;
     }
+    now = mcp_clock_now();
     for (i = 0; i < count; i++) {
         outcome->verdicts[i].allowed = 1;
         if (asks[i].mode != MCP_RL_RECORD
@@ -92,10 +93,9 @@ int mcp_rl_store_is_denied(mcp_rl_store_t *store, const mcp_rl_ask_t *asks, int 
 
 /* The shared-memory half: all but slots, whose row has been taken already. */
 static void decide_locally(mcp_rl_store_t *store, const mcp_rl_ask_t *asks, int count,
-                           mcp_rl_policy_e policy, mcp_rl_outcome_t *outcome)
+                           mcp_rl_policy_e policy, apr_time_t now, mcp_rl_outcome_t *outcome)
 {
-    apr_status_t rv = count ? mcp_rl_shm_decide(store->shm, asks, count, mcp_clock_now(),
-                                                outcome->verdicts)
+    apr_status_t rv = count ? mcp_rl_shm_decide(store->shm, asks, count, now, outcome->verdicts)
                             : APR_SUCCESS;
 
     if (rv == APR_SUCCESS) {
@@ -158,7 +158,7 @@ static void decide_by_policy(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int coun
         refuse_slot(outcome, slot);
         return;
     }
-    decide_locally(store, asks, slot >= 0 ? slot : count, policy, outcome);
+    decide_locally(store, asks, slot >= 0 ? slot : count, policy, mcp_clock_now(), outcome);
     if (slot >= 0) {
         allow_slot(outcome, slot, &asks[slot]);
     }
@@ -330,7 +330,7 @@ void mcp_rl_store_decide(mcp_rl_store_t *store, mcp_rl_ask_t *asks, int count,
         in_redis = decide_in_redis(store, asks, count, slot, policy, outcome, sent);
     }
     else {
-        decide_locally(store, asks, slot >= 0 ? slot : count, policy, outcome);
+        decide_locally(store, asks, slot >= 0 ? slot : count, policy, sent, outcome);
         if (slot >= 0) {
             allow_slot(outcome, slot, &asks[slot]);
         }

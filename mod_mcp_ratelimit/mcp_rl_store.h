@@ -64,7 +64,7 @@ typedef struct mcp_rl_outcome_t {
     int is_down;                 /* the store could not be asked: allowed by policy open, or, if
                                   * is_closed is set, refused by policy closed */
     int is_closed;
-    mcp_rl_verdict_t verdicts[MCP_RL_MAX_ASKS];
+    mcp_rl_verdict_t *verdicts;  /* the caller's room, one for each question */
 } mcp_rl_outcome_t;
 
 /**

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from harness import tags
+from harness.backend import Nobody
 from harness.limits import (BY_HEADER, LOAD, hang_up, limited, message, open_stream, post, serve,
                             try_stream)
 
@@ -107,7 +109,8 @@ def test_the_environment_says_what_was_decided(gateway, backend):
     post(made)
     made.leave()
     made.stop()
-    assert (made.directory / "limit.log").read_text().split() == ["allowed", "messages"]
+    # In any order: a line is written once the answer has gone, by whichever thread sent it.
+    assert sorted((made.directory / "limit.log").read_text().split()) == ["allowed", "messages"]
 
 
 # Before authentication
@@ -205,6 +208,19 @@ def test_a_redirected_request_keeps_what_was_decided(gateway, backend):
     assert (answer.status, answer.header("X-RateLimit-Limit")) == (200, "1")
     assert post(made).status == 429
     assert logged(made) == ["allowed", "messages"]
+
+
+@pytest.mark.parametrize("page", [(), ('ErrorDocument 503 "later"',), ("ErrorDocument 503 /sorry",)])
+@pytest.mark.parametrize("mcp", [True, False])
+def test_an_error_that_httpd_makes_tells_it_too(gateway, mcp, page):
+    """Such an answer has none of the filters that the good one would have had."""
+    made = gateway(Nobody(), **limited("shm", "MCPRateLimitMessages 9/10h", *page, mcp=mcp))
+    for line in [tags.CONNECT_FAILED] if mcp else ["AH00957", "AH00959", "AH01114"]:
+        made.expect_log(line)
+    answer = post(made)
+    assert answer.status in (502, 503, 404)
+    assert [value for name, value in answer.headers if name == "X-RateLimit-Limit"] == ["9"]
+    assert answer.header("X-RateLimit-Remaining") == "8"
 
 
 @pytest.mark.parametrize("there", [[], ['MCPRateLimitTool "t" 9/10h']])
