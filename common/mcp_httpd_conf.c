@@ -19,6 +19,7 @@ typedef struct conf_slot_t {
 struct mcp_conf_t {
     const mcp_conf_directive_t *table;
     int count;
+    int any; /* value is set */
     conf_slot_t slots[];
 };
 
@@ -36,10 +37,16 @@ mcp_conf_t *mcp_conf_merge(apr_pool_t *p, const mcp_conf_t *base, const mcp_conf
     mcp_conf_t *conf = mcp_conf_create(p, base->table, base->count);
     int i;
 
+    conf->any = base->any || add->any;
     for (i = 0; i < conf->count; i++) {
         conf->slots[i] = add->slots[i].set ? add->slots[i] : base->slots[i];
     }
     return conf;
+}
+
+int mcp_conf_is_empty(const mcp_conf_t *conf)
+{
+    return !conf->any;
 }
 
 int mcp_conf_is_set(const mcp_conf_t *conf, int id)
@@ -126,7 +133,7 @@ const char *mcp_conf_set(apr_pool_t *p, mcp_conf_t *conf, int id, const char *te
     if (d->kind == MCP_CONF_TEXT) {
         value.text = apr_pstrdup(p, text);
     }
-    conf->slots[id].set = 1;
+    conf->any = conf->slots[id].set = 1;
     conf->slots[id].value = value;
     return NULL;
 }

@@ -53,6 +53,9 @@ mcp_conf_t *mcp_conf_create(apr_pool_t *p, const mcp_conf_directive_t *table, in
 /** Both sides stay as they are. */
 mcp_conf_t *mcp_conf_merge(apr_pool_t *p, const mcp_conf_t *base, const mcp_conf_t *add);
 
+/** No value is set. */
+int mcp_conf_is_empty(const mcp_conf_t *conf);
+
 int mcp_conf_is_set(const mcp_conf_t *conf, int id);
 apr_int64_t mcp_conf_number(const mcp_conf_t *conf, int id);
 const char *mcp_conf_text(const mcp_conf_t *conf, int id);

@@ -41,11 +41,21 @@ void *mcp_proxy_create_dir_config(apr_pool_t *p, char *path)
     return conf;
 }
 
+static int is_silent(const dir_conf_t *conf)
+{
+    return !conf->has_origins && mcp_conf_is_empty(conf->values);
+}
+
 void *mcp_proxy_merge_dir_config(apr_pool_t *p, void *base_, void *add_)
 {
     const dir_conf_t *base = base_, *add = add_;
-    dir_conf_t *conf = apr_pcalloc(p, sizeof(*conf));
+    dir_conf_t *conf;
 
+    /* For each request, and mostly one side has nothing to say: then the other one will do. */
+    if (is_silent(add) || is_silent(base)) {
+        return is_silent(add) ? base_ : add_;
+    }
+    conf = apr_pcalloc(p, sizeof(*conf));
     conf->values = mcp_conf_merge(p, base->values, add->values);
     conf->has_origins = add->has_origins || base->has_origins;
     conf->origins = add->has_origins ? add->origins : base->origins;
