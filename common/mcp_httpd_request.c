@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The body of a request, read once for all modules, and what they ask of it. The record is found by
- * every module on r->pool; its first two members say whether the finder knows this layout. A body
- * that has been read is handed to the next handler by an input filter, unless the handler takes
- * it from the record.
+ * The body of a request, read once for all modules, and what they ask of it. The record is in one
+ * of httpd's request notes, whose number the module that is loaded first leaves to the others. A
+ * body that has been read is handed to the next handler by an input filter, unless the handler
+ * takes it from the record.
  */
 #include "mcp_httpd_request.h"
 
@@ -23,8 +23,7 @@
 #include "mcp_httpd_park.h"
 #include "mcp_value.h"
 
-#define REQUEST_KEY "mcp/3" /* short: looked up, by hash, several times a request */
-#define REQUEST_MAGIC 0x4d435031u
+#define NOTE_KEY "mcp.request/4" /* another number for every other reading_t */
 #define READ_SIZE (32 * 1024)
 #define SMALL_BODY 4096 /* one that is declared and no longer is kept in the pool */
 #define STATELESS_SINCE "2026-07-28"
@@ -50,6 +49,7 @@ typedef struct reading_t {
 } reading_t;
 
 static ap_filter_rec_t *body_filter_handle;
+static apr_size_t note_number;
 
 /* ap_parse_strict_length() without strtol(): this is done for every request. */
 static apr_off_t length_of(const char *text)
@@ -94,31 +94,24 @@ static void read_head(request_rec *r, reading_t *in)
         && (!in->type[16] || in->type[16] == ';' || apr_isspace(in->type[16]));
 }
 
-/* NULL: nobody has made a record, or one that is laid out otherwise. */
-static inline reading_t *known_reading(request_rec *r)
+/* Where the record of a request is, once it has been made. Redirects have that of the first. */
+static reading_t **note_of(request_rec *r)
 {
-    void *known = NULL;
-    reading_t *in;
-
-    apr_pool_userdata_get(&known, REQUEST_KEY, r->pool);
-    in = known;
-    return in && in->pub.magic == REQUEST_MAGIC && in->pub.size >= sizeof(mcp_request_t)
-        ? in : NULL;
+    while (r->prev) {
+        r = r->prev;
+    }
+    return (reading_t **)ap_get_request_note(r, note_number);
 }
 
 static reading_t *reading(request_rec *r)
 {
-    reading_t *in = known_reading(r);
+    reading_t **in = note_of(r);
 
-    if (in) {
-        return in;
+    if (!*in) {
+        *in = apr_pcalloc(r->pool, sizeof(**in));
+        read_head(r, *in);
     }
-    in = apr_pcalloc(r->pool, sizeof(*in));
-    in->pub.magic = REQUEST_MAGIC;
-    in->pub.size = sizeof(mcp_request_t);
-    read_head(r, in);
-    apr_pool_userdata_setn(in, REQUEST_KEY, NULL, r->pool);
-    return in;
+    return *in;
 }
 
 mcp_request_t *mcp_request_get(request_rec *r)
@@ -393,7 +386,7 @@ static apr_status_t body_filter(ap_filter_t *f, apr_bucket_brigade *bb, ap_input
 /* An internal redirect begins with the filters of the connection: ours is not among them. */
 static void hand_on_again(request_rec *r)
 {
-    reading_t *in = r->prev ? known_reading(r) : NULL;
+    reading_t *in = r->prev ? *note_of(r) : NULL;
     ap_filter_t *f;
 
     if (!in || !in->replayed) {
@@ -406,8 +399,24 @@ static void hand_on_again(request_rec *r)
     }
 }
 
-void mcp_request_register(const char *filter_name)
+/* The same number in every module that has the same record, so that they find each other's. */
+static apr_size_t shared_note(apr_pool_t *pconf)
 {
+    void *known = NULL;
+
+    apr_pool_userdata_get(&known, NOTE_KEY, pconf);
+    if (!known) {
+        apr_size_t number = ap_register_request_note();
+
+        known = apr_pmemdup(pconf, &number, sizeof(number));
+        apr_pool_userdata_set(known, NOTE_KEY, NULL, pconf);
+    }
+    return *(apr_size_t *)known;
+}
+
+void mcp_request_register(apr_pool_t *pconf, const char *filter_name)
+{
+    note_number = shared_note(pconf);
     body_filter_handle = ap_register_input_filter(filter_name, body_filter, NULL,
                                                   AP_FTYPE_RESOURCE);
     ap_hook_insert_filter(hand_on_again, NULL, NULL, APR_HOOK_MIDDLE);

@@ -8,13 +8,11 @@
 
 /*
  * What the modules share of one request: its body, read once, whoever of them needs it first, the
- * message in it, and who sends it. The record hangs on r->pool under "mcp/3"; a module that
- * finds one reads that instead of the client.
+ * message in it, and who sends it. A module of another version, whose record is laid out
+ * otherwise, neither finds this one nor is found: it reads what this one's input filter hands on.
  */
 
 typedef struct mcp_request_t {
-    apr_uint32_t magic;
-    apr_uint32_t size;      /* of this struct, as its maker knew it */
     char *body;             /* whole, NUL behind it; NULL while unread or where there is none */
     apr_size_t length;
     int complete;           /* the body has been read to its end */
@@ -24,7 +22,7 @@ typedef struct mcp_request_t {
 } mcp_request_t;
 
 /** Once per module, from its register_hooks; the filter's name is the module's own. */
-void mcp_request_register(const char *filter_name);
+void mcp_request_register(apr_pool_t *pconf, const char *filter_name);
 
 /** The record of this request, made if nobody has. Belongs to r->pool. */
 mcp_request_t *mcp_request_get(request_rec *r);
