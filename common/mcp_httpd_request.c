@@ -291,13 +291,7 @@ static int start_reading(request_rec *r, reading_t *in, apr_off_t limit)
 
 int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeout, int may_suspend)
 {
-    return mcp_request_read_known(r, mcp_request_get(r), limit, timeout, may_suspend);
-}
-
-int mcp_request_read_known(request_rec *r, mcp_request_t *request, apr_off_t limit,
-                           apr_interval_time_t timeout, int may_suspend)
-{
-    reading_t *in = (reading_t *)request;
+    reading_t *in = reading(r);
     apr_read_type_e block = APR_NONBLOCK_READ;
     int status = in->bb || in->pub.complete ? OK : start_reading(r, in, limit);
 
@@ -479,12 +473,7 @@ static int judge_message(request_rec *r, const mcp_rpc_t *rpc)
 
 int mcp_request_decidable(request_rec *r)
 {
-    return mcp_request_decidable_known(r, mcp_request_get(r));
-}
-
-int mcp_request_decidable_known(request_rec *r, mcp_request_t *request)
-{
-    reading_t *in = (reading_t *)request;
+    reading_t *in = reading(r);
 
     if (in->coding && strcasecmp(in->coding, "identity") != 0) {
         return mcp_error_set(r, HTTP_UNSUPPORTED_MEDIA_TYPE, 0,

@@ -40,10 +40,6 @@ mcp_request_t *mcp_request_get(request_rec *r);
  */
 int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeout, int may_suspend);
 
-/** The same for who has the record: finding it is not free. */
-int mcp_request_read_known(request_rec *r, mcp_request_t *request, apr_off_t limit,
-                           apr_interval_time_t timeout, int may_suspend);
-
 /**
  * For a hook that refuses the request: take the body if it has come already, and is no longer than
  * @a limit, so that the refusal can have the message's id. No filter hands it on.
@@ -64,9 +60,6 @@ const mcp_rpc_t *mcp_request_rpc(request_rec *r);
  *         an ambiguous one (-32600)
  */
 int mcp_request_decidable(request_rec *r);
-
-/** The same for who has the record. */
-int mcp_request_decidable_known(request_rec *r, mcp_request_t *request);
 
 /** Revision 2026-07-28 or later is asked for by the MCP-Protocol-Version header. */
 int mcp_request_is_stateless(request_rec *r);

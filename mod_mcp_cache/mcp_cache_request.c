@@ -86,13 +86,13 @@ int mcp_cache_fixups(request_rec *r)
         if (is_too_long(body)) {
             return DECLINED;
         }
-        status = mcp_request_read_known(r, body, MAX_BODY, BODY_TIMEOUT, r->prev == NULL);
+        status = mcp_request_read(r, MAX_BODY, BODY_TIMEOUT, r->prev == NULL);
         if (status == SUSPENDED || status == AP_FILTER_ERROR) {
             return status;
         }
     }
     if (status == OK && body->length) {
-        status = mcp_request_decidable_known(r, body);
+        status = mcp_request_decidable(r);
     }
     return status == OK ? DECLINED : mcp_error_send(r, status);
 }
