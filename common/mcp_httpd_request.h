@@ -16,7 +16,9 @@ typedef struct mcp_request_t {
     char *body;             /* whole, NUL behind it; NULL while unread or where there is none */
     apr_size_t length;
     int complete;           /* the body has been read to its end */
-    int json;               /* Content-Type is application/json and nothing is encoded */
+    const char *type;       /* Content-Type; NULL: none */
+    const char *coding;     /* Content-Encoding; NULL: none */
+    int json;               /* the type is application/json */
     apr_off_t declared;     /* Content-Length; 0: none; -1: no number, or beyond 10^15 */
     const mcp_rpc_t *rpc;   /* NULL until mcp_request_rpc() */
 } mcp_request_t;
@@ -50,6 +52,8 @@ int mcp_request_read_ready(request_rec *r, apr_off_t limit);
 /** For a handler that takes the body from the record: the input filter has nothing more to give. */
 void mcp_request_take(request_rec *r);
 
+/* mcp_httpd_message.c */
+
 /** The message in a body that was read. Never NULL; its kind tells what it is. */
 const mcp_rpc_t *mcp_request_rpc(request_rec *r);
 
@@ -69,6 +73,8 @@ int mcp_request_is_stateless(request_rec *r);
  * @return OK, or 400 with an answer described (-32020)
  */
 int mcp_request_check_headers(request_rec *r);
+
+/* mcp_httpd_caller.c */
 
 /**
  * Who asks: the user that httpd authenticated, with the vhost and AuthName, percent-encoded; NULL
