@@ -204,10 +204,10 @@ static mcp_exchange_t *make_exchange(request_rec *r, proxy_worker *worker, proxy
 /* A request that could open a stream, when there are as many as there may be. */
 static int is_full(request_rec *r)
 {
-    return (r->method_number == M_GET || r->method_number == M_POST) && !r->header_only
-        && accepts_streams(r)
-        && mcp_shared_get(mcp_proxy_shared(), MCP_SHARED_STREAMS)
-            >= mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS);
+    return mcp_shared_get(mcp_proxy_shared(), MCP_SHARED_STREAMS)
+            >= mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS)
+        && (r->method_number == M_GET || r->method_number == M_POST) && !r->header_only
+        && accepts_streams(r);
 }
 
 static int refuse_full(request_rec *r)
