@@ -147,10 +147,10 @@ int mcp_request_check_headers(request_rec *r)
 {
     const mcp_rpc_t *rpc = mcp_request_rpc(r);
     const char *version = apr_table_get(r->headers_in, "MCP-Protocol-Version");
-    const char *method = apr_table_get(r->headers_in, "Mcp-Method");
+    const char *method;
     int status;
 
-    if (!mcp_request_is_stateless(r) && !is_stateless_version(rpc->version)) {
+    if (!is_stateless_version(version) && !is_stateless_version(rpc->version)) {
         return OK;
     }
     status = mcp_request_decidable(r);
@@ -171,6 +171,7 @@ int mcp_request_check_headers(request_rec *r)
     if (rpc->version && strcmp(version, rpc->version) != 0) {
         return mismatch(r, "MCP-Protocol-Version", "does not match the body");
     }
+    method = apr_table_get(r->headers_in, "Mcp-Method");
     if (!method) {
         return rpc->kind == MCP_RPC_REQUEST ? mismatch(r, "Mcp-Method", "is missing") : OK;
     }

@@ -158,7 +158,7 @@ static int judge(request_rec *r)
         return mcp_error_set(r, HTTP_FORBIDDEN, 0, "This Origin is not allowed", NULL);
     }
     if (r->method_number == M_POST && mcp_proxy_conf(r->per_dir_config, MCP_PROXY_CHECK_HEADERS)
-        && (mcp_request_is_stateless(r) || has_message(r))) {
+        && (has_message(r) || mcp_request_is_stateless(r))) {
         return mcp_request_check_headers(r);
     }
     return OK;
