@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The body of a request, read once for all modules, and what they ask of it. The record is found by
- * every module on r->pool; its first two members say whether the finder knows this layout. A body
- * that has been read is handed to the next handler by an input filter, unless the handler takes
- * it from the record.
+ * The record of a request, and its body, read once for all modules. The record is in one of
+ * httpd's request notes, whose number the module that is loaded first leaves to the others. A body
+ * that has been read is handed to the next handler by an input filter, unless the handler takes it
+ * from the record.
  */
 #include "mcp_httpd_request.h"
 
-#include <arpa/inet.h>
-#include <apr_base64.h>
 #include <apr_lib.h>
 #include <apr_strings.h>
 #include <http_connection.h>
@@ -21,24 +19,15 @@
 #include "mcp_clock.h"
 #include "mcp_httpd_error.h"
 #include "mcp_httpd_park.h"
-#include "mcp_value.h"
 
-#define REQUEST_KEY "mcp/3" /* short: looked up, by hash, several times a request */
-#define REQUEST_MAGIC 0x4d435031u
+#define NOTE_KEY "mcp.request/4" /* another number for every other reading_t */
 #define READ_SIZE (32 * 1024)
 #define SMALL_BODY 4096 /* one that is declared and no longer is kept in the pool */
-#define STATELESS_SINCE "2026-07-28"
-#define VERSION_LENGTH 10
 #define MOST_LENGTH APR_INT64_C(1000000000000000)
-
-/* What revision 2026-07-28 answers where headers and body do not say the same. */
-#define CODE_HEADER_MISMATCH (-32020)
 
 /* A body on its way in. Only the thread that has the request touches it. */
 typedef struct reading_t {
     mcp_request_t pub;
-    const char *type;    /* Content-Type; NULL: none */
-    const char *coding;  /* Content-Encoding; NULL: none */
     apr_size_t room;
     int on_heap;
     apr_time_t deadline; /* 0: nothing has been waited for */
@@ -50,6 +39,7 @@ typedef struct reading_t {
 } reading_t;
 
 static ap_filter_rec_t *body_filter_handle;
+static apr_size_t note_number;
 
 /* ap_parse_strict_length() without strtol(): this is done for every request. */
 static apr_off_t length_of(const char *text)
@@ -80,45 +70,38 @@ static void read_head(request_rec *r, reading_t *in)
             is_chunked |= !strcasecmp(line->key, "Transfer-Encoding");
         } else if (first != 'c') {
             continue;
-        } else if (!in->type && !strcasecmp(line->key, "Content-Type")) {
-            in->type = line->val;
+        } else if (!in->pub.type && !strcasecmp(line->key, "Content-Type")) {
+            in->pub.type = line->val;
         } else if (!has_length && !strcasecmp(line->key, "Content-Length")) {
             has_length = 1;
             in->pub.declared = length_of(line->val);
-        } else if (!in->coding && !strcasecmp(line->key, "Content-Encoding")) {
-            in->coding = line->val;
+        } else if (!in->pub.coding && !strcasecmp(line->key, "Content-Encoding")) {
+            in->pub.coding = line->val;
         }
     }
     in->pub.complete = !has_length && !is_chunked;
-    in->pub.json = in->type && !in->coding && strncasecmp(in->type, "application/json", 16) == 0
-        && (!in->type[16] || in->type[16] == ';' || apr_isspace(in->type[16]));
+    in->pub.json = in->pub.type && strncasecmp(in->pub.type, "application/json", 16) == 0
+        && (!in->pub.type[16] || in->pub.type[16] == ';' || apr_isspace(in->pub.type[16]));
 }
 
-/* NULL: nobody has made a record, or one that is laid out otherwise. */
-static inline reading_t *known_reading(request_rec *r)
+/* Where the record of a request is, once it has been made. Redirects have that of the first. */
+static reading_t **note_of(request_rec *r)
 {
-    void *known = NULL;
-    reading_t *in;
-
-    apr_pool_userdata_get(&known, REQUEST_KEY, r->pool);
-    in = known;
-    return in && in->pub.magic == REQUEST_MAGIC && in->pub.size >= sizeof(mcp_request_t)
-        ? in : NULL;
+    while (r->prev) {
+        r = r->prev;
+    }
+    return (reading_t **)ap_get_request_note(r, note_number);
 }
 
 static reading_t *reading(request_rec *r)
 {
-    reading_t *in = known_reading(r);
+    reading_t **in = note_of(r);
 
-    if (in) {
-        return in;
+    if (!*in) {
+        *in = apr_pcalloc(r->pool, sizeof(**in));
+        read_head(r, *in);
     }
-    in = apr_pcalloc(r->pool, sizeof(*in));
-    in->pub.magic = REQUEST_MAGIC;
-    in->pub.size = sizeof(mcp_request_t);
-    read_head(r, in);
-    apr_pool_userdata_setn(in, REQUEST_KEY, NULL, r->pool);
-    return in;
+    return *in;
 }
 
 mcp_request_t *mcp_request_get(request_rec *r)
@@ -298,13 +281,7 @@ static int start_reading(request_rec *r, reading_t *in, apr_off_t limit)
 
 int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeout, int may_suspend)
 {
-    return mcp_request_read_known(r, mcp_request_get(r), limit, timeout, may_suspend);
-}
-
-int mcp_request_read_known(request_rec *r, mcp_request_t *request, apr_off_t limit,
-                           apr_interval_time_t timeout, int may_suspend)
-{
-    reading_t *in = (reading_t *)request;
+    reading_t *in = reading(r);
     apr_read_type_e block = APR_NONBLOCK_READ;
     int status = in->bb || in->pub.complete ? OK : start_reading(r, in, limit);
 
@@ -393,7 +370,7 @@ static apr_status_t body_filter(ap_filter_t *f, apr_bucket_brigade *bb, ap_input
 /* An internal redirect begins with the filters of the connection: ours is not among them. */
 static void hand_on_again(request_rec *r)
 {
-    reading_t *in = r->prev ? known_reading(r) : NULL;
+    reading_t *in = r->prev ? *note_of(r) : NULL;
     ap_filter_t *f;
 
     if (!in || !in->replayed) {
@@ -406,8 +383,24 @@ static void hand_on_again(request_rec *r)
     }
 }
 
-void mcp_request_register(const char *filter_name)
+/* The same number in every module that has the same record, so that they find each other's. */
+static apr_size_t shared_note(apr_pool_t *pconf)
 {
+    void *known = NULL;
+
+    apr_pool_userdata_get(&known, NOTE_KEY, pconf);
+    if (!known) {
+        apr_size_t number = ap_register_request_note();
+
+        known = apr_pmemdup(pconf, &number, sizeof(number));
+        apr_pool_userdata_set(known, NOTE_KEY, NULL, pconf);
+    }
+    return *(apr_size_t *)known;
+}
+
+void mcp_request_register(apr_pool_t *pconf, const char *filter_name)
+{
+    note_number = shared_note(pconf);
     body_filter_handle = ap_register_input_filter(filter_name, body_filter, NULL,
                                                   AP_FTYPE_RESOURCE);
     ap_hook_insert_filter(hand_on_again, NULL, NULL, APR_HOOK_MIDDLE);
@@ -418,209 +411,4 @@ void mcp_request_take(request_rec *r)
     reading_t *in = reading(r);
 
     in->sent = in->pub.length;
-}
-
-static const mcp_rpc_t *rpc_of(request_rec *r, reading_t *in)
-{
-    if (!in->pub.rpc) {
-        in->pub.rpc = mcp_rpc_parse(in->pub.body ? in->pub.body : "", in->pub.length, r->pool);
-    }
-    return in->pub.rpc;
-}
-
-const mcp_rpc_t *mcp_request_rpc(request_rec *r)
-{
-    return rpc_of(r, reading(r));
-}
-
-static int has_foreign_charset(const reading_t *in)
-{
-    const char *parameters = in->type ? strchr(in->type, ';') : NULL;
-    const char *charset = parameters ? ap_strcasestr(parameters, "charset=") : NULL;
-
-    if (!charset) {
-        return 0;
-    }
-    charset += strlen("charset=");
-    charset += *charset == '"';
-    return strncasecmp(charset, "utf-8", 5) != 0 || apr_isalnum(charset[5]) || charset[5] == '-';
-}
-
-static int judge_message(request_rec *r, const mcp_rpc_t *rpc)
-{
-    int i;
-
-    if (rpc->kind == MCP_RPC_INVALID) {
-        return mcp_error_set(r, HTTP_BAD_REQUEST, rpc->error,
-                             rpc->detail ? rpc->detail : "Not a JSON-RPC message", NULL);
-    }
-    if (rpc->ambiguous) {
-        return mcp_error_set(r, HTTP_BAD_REQUEST, MCP_RPC_EINVALID,
-                             "A member that decides stands twice, or in another case", NULL);
-    }
-    for (i = 0; rpc->kind == MCP_RPC_BATCH && i < rpc->batch->nelts; i++) {
-        int status = judge_message(r, APR_ARRAY_IDX(rpc->batch, i, const mcp_rpc_t *));
-
-        if (status != OK) {
-            return status;
-        }
-    }
-    return OK;
-}
-
-int mcp_request_decidable(request_rec *r)
-{
-    return mcp_request_decidable_known(r, mcp_request_get(r));
-}
-
-int mcp_request_decidable_known(request_rec *r, mcp_request_t *request)
-{
-    reading_t *in = (reading_t *)request;
-
-    if (in->coding && strcasecmp(in->coding, "identity") != 0) {
-        return mcp_error_set(r, HTTP_UNSUPPORTED_MEDIA_TYPE, 0,
-                             "A Content-Encoding is not accepted here", NULL);
-    }
-    if (has_foreign_charset(in)) {
-        return mcp_error_set(r, HTTP_UNSUPPORTED_MEDIA_TYPE, 0,
-                             "A charset other than utf-8 is not accepted here", NULL);
-    }
-    return judge_message(r, rpc_of(r, in));
-}
-
-static int is_stateless_version(const char *version)
-{
-    return version && strlen(version) == VERSION_LENGTH && apr_isdigit(version[0])
-        && strcmp(version, STATELESS_SINCE) >= 0;
-}
-
-int mcp_request_is_stateless(request_rec *r)
-{
-    return is_stateless_version(apr_table_get(r->headers_in, "MCP-Protocol-Version"));
-}
-
-static int mismatch(request_rec *r, const char *header, const char *what)
-{
-    return mcp_error_set(r, HTTP_BAD_REQUEST, CODE_HEADER_MISMATCH,
-                         apr_pstrcat(r->pool, "Header mismatch: ", header, " ", what, NULL), NULL);
-}
-
-/* Mcp-Name may be =?base64?...?= (2026-07-28, Streamable HTTP, value encoding). NULL: malformed. */
-static const char *decode_name(request_rec *r, const char *value)
-{
-    static const char prefix[] = "=?base64?";
-    apr_size_t len = strlen(value);
-    char *coded, *plain;
-    int n;
-
-    if (strncmp(value, prefix, sizeof(prefix) - 1) != 0 || len < sizeof(prefix) + 1
-        || strcmp(value + len - 2, "?=") != 0) {
-        return value;
-    }
-    coded = apr_pstrmemdup(r->pool, value + sizeof(prefix) - 1, len - 2 - (sizeof(prefix) - 1));
-    len = strlen(coded);
-    if (len % 4 != 0
-        || strspn(coded, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-                         "0123456789+/=") != len) {
-        return NULL;
-    }
-    plain = apr_palloc(r->pool, (apr_size_t)apr_base64_decode_len(coded) + 1);
-    n = apr_base64_decode(plain, coded);
-    plain[n] = '\0';
-    return memchr(plain, '\0', (apr_size_t)n) ? NULL : plain;
-}
-
-static int check_name(request_rec *r, const mcp_rpc_t *rpc)
-{
-    const char *header = apr_table_get(r->headers_in, "Mcp-Name");
-    const char *wanted;
-
-    if (strcmp(rpc->method, "tools/call") == 0 || strcmp(rpc->method, "prompts/get") == 0) {
-        wanted = rpc->name;
-    }
-    else if (strcmp(rpc->method, "resources/read") == 0) {
-        wanted = rpc->uri;
-    }
-    else {
-        return OK;
-    }
-    if (!header) {
-        return mismatch(r, "Mcp-Name", "is missing");
-    }
-    header = decode_name(r, header);
-    if (!header || !wanted || strcmp(header, wanted) != 0) {
-        return mismatch(r, "Mcp-Name", "does not match the body");
-    }
-    return OK;
-}
-
-int mcp_request_check_headers(request_rec *r)
-{
-    const mcp_rpc_t *rpc = mcp_request_rpc(r);
-    const char *version = apr_table_get(r->headers_in, "MCP-Protocol-Version");
-    const char *method = apr_table_get(r->headers_in, "Mcp-Method");
-    int status;
-
-    if (!mcp_request_is_stateless(r) && !is_stateless_version(rpc->version)) {
-        return OK;
-    }
-    status = mcp_request_decidable(r);
-    if (status != OK) {
-        return status;
-    }
-    if (rpc->kind == MCP_RPC_BATCH) {
-        return mcp_error_set(r, HTTP_BAD_REQUEST, MCP_RPC_EINVALID,
-                             "This revision of MCP has no batches", NULL);
-    }
-    if (!rpc->method) {
-        return OK;
-    }
-    if (!version) {
-        return mismatch(r, "MCP-Protocol-Version", "is missing");
-    }
-    /* A body that names no revision is the server's to refuse: it has another code for that. */
-    if (rpc->version && strcmp(version, rpc->version) != 0) {
-        return mismatch(r, "MCP-Protocol-Version", "does not match the body");
-    }
-    if (!method) {
-        return rpc->kind == MCP_RPC_REQUEST ? mismatch(r, "Mcp-Method", "is missing") : OK;
-    }
-    if (strcmp(method, rpc->method) != 0) {
-        return mismatch(r, "Mcp-Method", "does not match the body");
-    }
-    return check_name(r, rpc);
-}
-
-const char *mcp_request_identity(request_rec *r)
-{
-    const char *realm = ap_auth_name(r);
-    server_rec *s = r->server;
-
-    if (!r->user) {
-        return NULL;
-    }
-    return apr_psprintf(r->pool, "%s.%d/%s/%s",
-                        mcp_value_escape(s->server_hostname ? s->server_hostname : "",
-                                         s->server_hostname ? strlen(s->server_hostname) : 0,
-                                         r->pool),
-                        (int)s->port,
-                        mcp_value_escape(realm ? realm : "", realm ? strlen(realm) : 0, r->pool),
-                        mcp_value_escape(r->user, strlen(r->user), r->pool));
-}
-
-const char *mcp_request_address(request_rec *r)
-{
-    struct in6_addr a6;
-    char text[INET6_ADDRSTRLEN];
-
-    if (inet_pton(AF_INET6, r->useragent_ip, &a6) != 1) {
-        return apr_pstrcat(r->pool, "ip:", r->useragent_ip, NULL);
-    }
-    if (IN6_IS_ADDR_V4MAPPED(&a6)) {
-        inet_ntop(AF_INET, &a6.s6_addr[12], text, sizeof(text));
-        return apr_pstrcat(r->pool, "ip:", text, NULL);
-    }
-    memset(&a6.s6_addr[8], 0, 8);
-    inet_ntop(AF_INET6, &a6, text, sizeof(text));
-    return apr_pstrcat(r->pool, "ip:", text, "/64", NULL);
 }

@@ -8,23 +8,23 @@
 
 /*
  * What the modules share of one request: its body, read once, whoever of them needs it first, the
- * message in it, and who sends it. The record hangs on r->pool under "mcp/3"; a module that
- * finds one reads that instead of the client.
+ * message in it, and who sends it. A module of another version, whose record is laid out
+ * otherwise, neither finds this one nor is found: it reads what this one's input filter hands on.
  */
 
 typedef struct mcp_request_t {
-    apr_uint32_t magic;
-    apr_uint32_t size;      /* of this struct, as its maker knew it */
     char *body;             /* whole, NUL behind it; NULL while unread or where there is none */
     apr_size_t length;
     int complete;           /* the body has been read to its end */
-    int json;               /* Content-Type is application/json and nothing is encoded */
+    const char *type;       /* Content-Type; NULL: none */
+    const char *coding;     /* Content-Encoding; NULL: none */
+    int json;               /* the type is application/json */
     apr_off_t declared;     /* Content-Length; 0: none; -1: no number, or beyond 10^15 */
     const mcp_rpc_t *rpc;   /* NULL until mcp_request_rpc() */
 } mcp_request_t;
 
 /** Once per module, from its register_hooks; the filter's name is the module's own. */
-void mcp_request_register(const char *filter_name);
+void mcp_request_register(apr_pool_t *pconf, const char *filter_name);
 
 /** The record of this request, made if nobody has. Belongs to r->pool. */
 mcp_request_t *mcp_request_get(request_rec *r);
@@ -42,10 +42,6 @@ mcp_request_t *mcp_request_get(request_rec *r);
  */
 int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeout, int may_suspend);
 
-/** The same for who has the record: finding it is not free. */
-int mcp_request_read_known(request_rec *r, mcp_request_t *request, apr_off_t limit,
-                           apr_interval_time_t timeout, int may_suspend);
-
 /**
  * For a hook that refuses the request: take the body if it has come already, and is no longer than
  * @a limit, so that the refusal can have the message's id. No filter hands it on.
@@ -55,6 +51,8 @@ int mcp_request_read_ready(request_rec *r, apr_off_t limit);
 
 /** For a handler that takes the body from the record: the input filter has nothing more to give. */
 void mcp_request_take(request_rec *r);
+
+/* mcp_httpd_message.c */
 
 /** The message in a body that was read. Never NULL; its kind tells what it is. */
 const mcp_rpc_t *mcp_request_rpc(request_rec *r);
@@ -67,9 +65,6 @@ const mcp_rpc_t *mcp_request_rpc(request_rec *r);
  */
 int mcp_request_decidable(request_rec *r);
 
-/** The same for who has the record. */
-int mcp_request_decidable_known(request_rec *r, mcp_request_t *request);
-
 /** Revision 2026-07-28 or later is asked for by the MCP-Protocol-Version header. */
 int mcp_request_is_stateless(request_rec *r);
 
@@ -78,6 +73,8 @@ int mcp_request_is_stateless(request_rec *r);
  * @return OK, or 400 with an answer described (-32020)
  */
 int mcp_request_check_headers(request_rec *r);
+
+/* mcp_httpd_caller.c */
 
 /**
  * Who asks: the user that httpd authenticated, with the vhost and AuthName, percent-encoded; NULL

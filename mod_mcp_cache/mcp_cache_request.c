@@ -39,18 +39,6 @@ static int is_active(request_rec *r)
         || (is_on && is_on(r) && mcp_cache_conf(r->per_dir_config, MCP_CACHE_HINTS));
 }
 
-static int is_json(request_rec *r, const mcp_request_t *body)
-{
-    const char *type;
-
-    if (body->json) {
-        return 1;
-    }
-    type = apr_table_get(r->headers_in, "Content-Type");
-    return type && !strncasecmp(type, "application/json", 16)
-        && (!type[16] || type[16] == ';' || apr_isspace(type[16]));
-}
-
 static int is_too_long(const mcp_request_t *body)
 {
     return body->declared < 0 || body->declared > MAX_BODY;
@@ -79,20 +67,20 @@ int mcp_cache_fixups(request_rec *r)
         return DECLINED;
     }
     body = q->body;
-    if (!is_json(r, body)) {
+    if (!body->json) {
         return DECLINED;
     }
     if (!body->complete) { /* else another module has read it, or there is none */
         if (is_too_long(body)) {
             return DECLINED;
         }
-        status = mcp_request_read_known(r, body, MAX_BODY, BODY_TIMEOUT, r->prev == NULL);
+        status = mcp_request_read(r, MAX_BODY, BODY_TIMEOUT, r->prev == NULL);
         if (status == SUSPENDED || status == AP_FILTER_ERROR) {
             return status;
         }
     }
     if (status == OK && body->length) {
-        status = mcp_request_decidable_known(r, body);
+        status = mcp_request_decidable(r);
     }
     return status == OK ? DECLINED : mcp_error_send(r, status);
 }
@@ -407,7 +395,7 @@ static void judge(mcp_cache_request_t *q)
     const mcp_request_t *body = q->body;
     const char *control;
 
-    if (!body->complete || !body->length || !is_json(r, body)) {
+    if (!body->complete || !body->length || !body->json) {
         return;
     }
     q->rpc = body->rpc ? body->rpc : mcp_request_rpc(r);

@@ -23,7 +23,7 @@ static void register_hooks(apr_pool_t *p)
 
     /* One loop is enough: it only waits for flights and for bodies. */
     mcp_park_register_hooks(&mcp_cache_module, 1);
-    mcp_request_register("MCP_CACHE_BODY");
+    mcp_request_register(p, "MCP_CACHE_BODY");
     mcp_cache_register_filter();
 
     ap_hook_pre_config(pre_config, NULL, NULL, APR_HOOK_MIDDLE);

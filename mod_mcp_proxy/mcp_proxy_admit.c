@@ -136,10 +136,17 @@ static void log_refused_body(request_rec *r, int status)
     }
 }
 
+/* Whether the body is for the gateway to read. It does not decode. */
+static int has_message(request_rec *r)
+{
+    const mcp_request_t *body = mcp_request_get(r);
+
+    return body->json && !body->coding && body->length > 0;
+}
+
 static int judge(request_rec *r)
 {
     const char *origin = apr_table_get(r->headers_in, "Origin");
-    int has_body = mcp_request_get(r)->length > 0;
 
     if (r->method_number == M_OPTIONS) {
         return OK;
@@ -151,7 +158,7 @@ static int judge(request_rec *r)
         return mcp_error_set(r, HTTP_FORBIDDEN, 0, "This Origin is not allowed", NULL);
     }
     if (r->method_number == M_POST && mcp_proxy_conf(r->per_dir_config, MCP_PROXY_CHECK_HEADERS)
-        && (mcp_request_is_stateless(r) || (has_body && mcp_request_get(r)->json))) {
+        && (has_message(r) || mcp_request_is_stateless(r))) {
         return mcp_request_check_headers(r);
     }
     return OK;
@@ -178,7 +185,7 @@ void mcp_proxy_set_env(request_rec *r)
     if (version) {
         apr_table_setn(r->subprocess_env, "MCP_VERSION", version);
     }
-    if (mcp_request_get(r)->json && mcp_request_get(r)->length > 0) {
+    if (has_message(r)) {
         set_message_env(r);
     }
     if (identity) {

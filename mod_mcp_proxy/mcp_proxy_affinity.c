@@ -110,7 +110,7 @@ static int is_foreign(request_rec *r, mcp_proxy_request_t *q, const char *id)
 static int names_foreign_path(request_rec *r, mcp_proxy_request_t *q, const char *path)
 {
     int is_guess;
-    const char *id = path ? session_in_path(r->pool, path, &is_guess) : NULL;
+    const char *id = session_in_path(r->pool, path, &is_guess);
 
     return id && (!q->session || strcmp(id, q->session)) && is_foreign(r, q, id);
 }
@@ -133,7 +133,9 @@ static int names_foreign_session(request_rec *r, mcp_proxy_request_t *q)
             return 1;
         }
     }
-    return names_foreign_path(r, q, r->parsed_uri.path) || names_foreign_path(r, q, r->uri);
+    return names_foreign_path(r, q, r->uri)
+        || (r->parsed_uri.path && strcmp(r->parsed_uri.path, r->uri) != 0
+            && names_foreign_path(r, q, r->parsed_uri.path));
 }
 
 /* What does not open is nobody's session, and no backend is asked about it. */

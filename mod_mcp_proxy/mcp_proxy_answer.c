@@ -90,7 +90,7 @@ static void copy_fields(mcp_exchange_t *x)
     }
     if (x->body.kind == MCP_HTTP_BODY_LENGTH) {
         apr_table_setn(r->headers_out, "Content-Length",
-                       apr_psprintf(r->pool, "%" APR_UINT64_T_FMT, x->body.left));
+                       apr_off_t_toa(r->pool, (apr_off_t)x->body.left));
     }
 }
 
@@ -172,7 +172,8 @@ void mcp_answer_head(mcp_exchange_t *x)
         return;
     }
     r->status = x->head.status;
-    r->status_line = apr_psprintf(r->pool, "%d %s", x->head.status, x->head.reason);
+    r->status_line = apr_pstrcat(r->pool, apr_itoa(r->pool, x->head.status), " ", x->head.reason,
+                                 NULL);
     follow_session(x);
     mcp_rescue_watch_list(x);
     copy_fields(x);

@@ -64,7 +64,8 @@ static int build_request(mcp_exchange_t *x, apr_uri_t *uri, char *url, char *por
     }
     /* No apr_brigade_printf(): it takes 8 KB from the connection, which would keep them. */
     last = old_length || old_coding
-        ? apr_psprintf(r->pool, "Content-Length: %" APR_SIZE_T_FMT CRLF CRLF, body.len)
+        ? apr_pstrcat(r->pool, "Content-Length: ", apr_off_t_toa(r->pool, (apr_off_t)body.len),
+                      CRLF CRLF, NULL)
         : CRLF;
     APR_BRIGADE_INSERT_TAIL(bb, apr_bucket_immortal_create(last, strlen(last), bb->bucket_alloc));
     apr_brigade_pflatten(bb, &head, &len, r->pool);
@@ -203,10 +204,10 @@ static mcp_exchange_t *make_exchange(request_rec *r, proxy_worker *worker, proxy
 /* A request that could open a stream, when there are as many as there may be. */
 static int is_full(request_rec *r)
 {
-    return (r->method_number == M_GET || r->method_number == M_POST) && !r->header_only
-        && accepts_streams(r)
-        && mcp_shared_get(mcp_proxy_shared(), MCP_SHARED_STREAMS)
-            >= mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS);
+    return mcp_shared_get(mcp_proxy_shared(), MCP_SHARED_STREAMS)
+            >= mcp_proxy_server_conf(MCP_PROXY_MAX_STREAMS)
+        && (r->method_number == M_GET || r->method_number == M_POST) && !r->header_only
+        && accepts_streams(r);
 }
 
 static int refuse_full(request_rec *r)

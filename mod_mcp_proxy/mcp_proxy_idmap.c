@@ -62,12 +62,13 @@ const char *mcp_idmap_request_url(request_rec *r, const proxy_worker *worker, co
 apr_table_t *mcp_idmap_request_fields(request_rec *r, const proxy_worker *worker)
 {
     parties_t of = { r, mcp_proxy_request(r), worker };
-    const char *id = apr_table_get(r->headers_in, FIELD);
     apr_table_t *fields;
+    const char *id;
 
     if (!maps_ids(of.q)) {
         return r->headers_in;
     }
+    id = apr_table_get(r->headers_in, FIELD);
     fields = apr_table_copy(r->pool, r->headers_in);
     if (!of.q->session && r->method_number == M_GET) {
         apr_table_unset(fields, "Accept-Encoding");

@@ -41,14 +41,15 @@ void mcp_rescue_dress(mcp_exchange_t *x, mcp_span_t *body)
 {
     mcp_rescue_t *rescue = x->rescue;
     request_rec *r = x->r;
-    const char *session = apr_table_get(r->headers_in, "Mcp-Session-Id");
-    const char *version = apr_table_get(r->headers_in, "MCP-Protocol-Version");
+    const char *session, *version;
     int i;
 
     if (!mcp_rescue_is_own(x)) {
         r->headers_in = mcp_rescue_event_fields(r, x->q, r->headers_in);
         return;
     }
+    session = apr_table_get(r->headers_in, "Mcp-Session-Id");
+    version = apr_table_get(r->headers_in, "MCP-Protocol-Version");
     r->method = "POST";
     r->headers_in = apr_table_copy(r->pool, r->headers_in);
     for (i = 0; not_for_it[i]; i++) {

@@ -72,7 +72,8 @@ int mcp_proxy_canon(request_rec *r, char *url)
     }
     r->filename = apr_pstrcat(r->pool, "proxy:", scheme, "://", strchr(host, ':') ? "[" : "", host,
                               strchr(host, ':') ? "]" : "",
-                              port == usual ? "" : apr_psprintf(r->pool, ":%d", (int)port), "/",
-                              path, query ? "?" : "", query, NULL);
+                              port == usual ? "" : ":",
+                              port == usual ? "" : apr_itoa(r->pool, port), "/", path,
+                              query ? "?" : "", query, NULL);
     return OK;
 }

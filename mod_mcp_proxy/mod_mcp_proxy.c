@@ -29,7 +29,7 @@ static void register_hooks(apr_pool_t *p)
     static const char *const before_fixups[] = { "mod_proxy.c", "mod_security2.c", NULL };
 
     mcp_park_register_hooks(&mcp_proxy_module, LOOPS);
-    mcp_request_register("MCP_PROXY_BODY");
+    mcp_request_register(p, "MCP_PROXY_BODY");
     mcp_proxy_register_lbmethod(p);
     APR_REGISTER_OPTIONAL_FN(mcp_proxy_is_on);
     APR_REGISTER_OPTIONAL_FN(mcp_proxy_session_lives);

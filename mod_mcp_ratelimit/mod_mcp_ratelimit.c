@@ -149,7 +149,7 @@ static void register_hooks(apr_pool_t *p)
                                                NULL };
     static const char *const before_cache[] = { "mod_mcp_cache.c", NULL };
 
-    mcp_request_register("MCP_RATELIMIT_BODY");
+    mcp_request_register(p, "MCP_RATELIMIT_BODY");
     mcp_rl_filter_register();
 
     ap_hook_pre_config(pre_config, NULL, NULL, APR_HOOK_MIDDLE);

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from harness.client import ACCEPT
 from harness.h2 import Curl
 from harness.limits import (COMPLAINT, DRY_RUN, LOAD, STORE_DOWN, hang_up, limited, message, post,
                             serve, try_stream)
@@ -114,6 +115,18 @@ def test_metrics_are_right_after_the_death_of_children(gateway, backend, store):
     assert all(after.get(key, 0) >= count for key, count in before.items())
     assert post(made).status == 200
     assert decisions(made)[counted("allowed", "messages")] == 7
+
+
+def test_a_refusal_has_the_id_of_what_another_module_has_read(gateway, backend, store):
+    """mod_mcp_ratelimit reads no text/plain, but mod_mcp_proxy has."""
+    made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 1/10h"))
+    client = made.connect()
+    body = b'{"jsonrpc":"2.0","id":"seen","method":"ping"}'
+
+    def ask():
+        return client.request("POST", "/mcp", [ACCEPT, ("Content-Type", "text/plain"),
+                                               ("X-User", "alice")], body)
+    assert [ask().status, ask().json()["id"]] == [200, "seen"]
 
 
 @pytest.fixture(params=[False, True], ids=["h2c", "h2"])
