@@ -67,7 +67,7 @@ int mcp_rl_message_read(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t
 {
     int decides_on_tools = dir->tools && dir->tools->nelts;
     int decides_on_method = mcp_rl_rule(dir, MCP_RL_STREAMS) != NULL;
-    mcp_request_t *request;
+    const mcp_request_t *request;
     const char *type;
     char sign;
     int encoded, status;
@@ -81,7 +81,7 @@ int mcp_rl_message_read(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t
     if (!request->json && !decides_on_tools && !may_be_message(type)) {
         return OK;
     }
-    status = mcp_request_read_known(r, request, MAX_BODY, BODY_TIMEOUT, 0);
+    status = mcp_request_read(r, MAX_BODY, BODY_TIMEOUT, 0);
     if (status != OK) {
         return status;
     }
@@ -95,7 +95,7 @@ int mcp_rl_message_read(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t
         return OK;
     }
     if (decides_on_tools || must_be_clear(r, sign, encoded, decides_on_method)) {
-        status = mcp_request_decidable_known(r, request);
+        status = mcp_request_decidable(r);
     }
     *rpc = mcp_request_rpc(r);
     return status;
