@@ -116,7 +116,7 @@ def test_a_stream_that_drains_in_the_middle_of_an_event_costs_no_cpu(gateway, ba
 
 # Whose session
 
-def owned(gateway, backend):
+def owned(gateway, backend, **options):
     """A gateway and alice's session, which a backend without any check of its own has issued."""
     def script(peer):
         while True:
@@ -124,7 +124,7 @@ def owned(gateway, backend):
             peer.answer(headers=[("Mcp-Session-Id", "alice-session-1")]
                         if b"initialize" in request.body else [])
     b = backend(script)
-    gw = gateway(b, routes=LEGACY, location=AUTH)
+    gw = gateway(b, routes=LEGACY, location=AUTH, **options)
     Mcp(gw, headers=[basic("alice", "wonder")]).initialize()
     return gw, b
 
@@ -154,6 +154,17 @@ def test_a_foreign_session_is_404_wherever_its_id_stands(gateway, backend, targe
     seen = len(b.requests)
     answer = gw.request("POST", target, [ACCEPT, JSON, basic("bob", "builder"), *headers],
                         json.dumps(rpc("ping", ident=3)).encode())
+    assert_rpc_error(answer, 404, 3)
+    assert len(b.requests) == seen
+
+
+def test_a_foreign_session_is_404_in_a_path_that_a_rewrite_replaces(gateway, backend):
+    gw, b = owned(gateway, backend, modules=["rewrite"], server=[
+        "RewriteEngine On", "RewriteRule ^/mcp/message/ /mcp [PT]"])
+    seen = len(b.requests)
+    answer = gw.request("POST", "/mcp/message/alice-session-1", [
+        ACCEPT, JSON, basic("bob", "builder"), ("Mcp-Session-Id", "made-up")],
+        json.dumps(rpc("ping", ident=3)).encode())
     assert_rpc_error(answer, 404, 3)
     assert len(b.requests) == seen
 
