@@ -104,6 +104,8 @@ def test_several_gateways(shipped, server, redis, session_key, sessions):
         client.gateway = gateways[1 - gateways.index(client.gateway)]
     assert [client.where() for client in clients] == homes
     first = clients[0].post(call("get_product"))
+    # It is written in the background.
+    wait_until(lambda: any(key.startswith("mcp:tool:") for key in store.keys(db=5)), "the result")
     second = clients[1].post(call("get_product"))
     assert first.header("Cache-Status") == "mcp; fwd=miss; stored"
     assert second.header("Cache-Status").startswith("mcp; hit")
