@@ -127,6 +127,28 @@ def test_a_tool_whose_pattern_is_behind_a_wider_one(gateway, wide, narrow, hidde
         assert said(gateway, lines) == []
 
 
+BALANCER = ('<Proxy "balancer://b">\nBalancerMember "http://127.0.0.1:9" %s\n'
+            'BalancerMember "http://127.0.0.1:10"%s\nProxySet lbmethod=mcp\n</Proxy>')
+TO_BALANCER = '<Location "/mcp">\nProxyPass "balancer://b/mcp"\nMCPProxy %s\n</Location>'
+
+
+@pytest.mark.parametrize("lines, limited", [
+    ((BALANCER % ("", " max=7"), TO_BALANCER % "On"), ":10"),
+    ((SITE.replace('9/mcp"', '9/mcp" max=7') % "",), ":9/mcp"),
+    ((SITE % "", '<Proxy "http://127.0.0.1:9/mcp">\nProxySet max=7\n</Proxy>'), ":9/mcp"),
+    (('ProxyPass "/x" "unix:/s|http://there/" max=7', "MCPProxy On"), "there"),
+], ids=["member", "single", "set", "unix"])
+def test_a_limit_of_connections_to_a_server(gateway, lines, limited):
+    text = advice(gateway, "MCP2084", *lines, "<VirtualHost *:1>\n</VirtualHost>")
+    assert text.startswith("max=7 of ") and limited + " " in text.replace("/ ", " ")
+
+
+def test_a_limit_of_connections_to_a_server_that_is_not_ours(gateway):
+    other = BALANCER.replace("lbmethod=mcp", "lbmethod=byrequests")
+    assert said(gateway, other % ("max=7", ""), TO_BALANCER % "Off", SITE % "") == []
+    assert said(gateway, BALANCER % ("smax=3 ttl=9", " acquire=5"), TO_BALANCER % "On") == []
+
+
 def test_streams_that_the_mpm_cannot_hold(gateway):
     text = advice(gateway, "MCP2072", SITE % "", "MCPProxyMaxStreams 50000",
                   "AsyncRequestWorkerFactor 2")
