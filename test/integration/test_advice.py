@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What httpd -t warns of: configurations that run, with directives that do nothing."""
+import os
 import re
 
 import pytest
@@ -173,6 +174,23 @@ def test_a_password_file_is_relative_to_the_server_root(gateway, directive):
     (made.directory / "secret").write_text("word\n", encoding="utf-8")
     status, output = made.check_config()
     assert status == 0, output
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "device"])
+@pytest.mark.parametrize("line", ['MCPRateLimitStore "redis://127.0.0.1:9/1" password=file:%s',
+                                  'MCPCacheStore "redis://127.0.0.1:9/1" password=file:%s',
+                                  'MCPProxySessionStore "redis://127.0.0.1:9/1" password=file:%s',
+                                  "MCPProxySessionKey file:%s"])
+def test_a_file_of_secrets_that_is_none(gateway, stage, line, kind):
+    path = stage.directory / "secret"
+    if kind == "fifo":
+        os.mkfifo(path, 0o600)
+    else:
+        path = "/dev/zero" if kind == "device" else stage.directory
+    status, output = gateway(start=False, server=[*OURS, line % path]).check_config()
+    assert status != 0
+    assert line.split()[0] in output and "%s" % path in output
+    assert "no regular file" in output
 
 
 def test_a_start_does_not_repeat_it(gateway):
