@@ -35,7 +35,7 @@ typedef struct mcp_opening_t {
 } mcp_opening_t;
 
 /**
- * Look for the response in what comes of a body. An event is read once, and none before it is whole.
+ * Look for the response in what comes of a body. An event is read once, when it is whole.
  * @param id of the request, raw JSON
  * @param p where the body is gathered; the same each time
  */
