@@ -297,27 +297,36 @@ enum {
     LAST_LF
 };
 
+static apr_status_t expect_none(mcp_http_body_t *body)
+{
+    body->kind = MCP_HTTP_BODY_NONE;
+    body->done = 1;
+    return APR_SUCCESS;
+}
+
 apr_status_t mcp_http_body_init(mcp_http_body_t *body, const mcp_http_head_t *head, int is_head)
 {
     framing_t framing = { 0 };
     apr_status_t rv;
 
     memset(body, 0, sizeof(*body));
-    if (is_head || head->status < 200 || head->status == 204 || head->status == 304) {
-        body->kind = MCP_HTTP_BODY_NONE;
-        body->done = 1;
-        return APR_SUCCESS;
+    if (head->status < 200 || head->status == 204 || head->status == 304) {
+        return expect_none(body);
     }
     rv = read_framing(&framing, head, &body->error);
     if (rv != APR_SUCCESS) {
         return rv;
+    }
+    body->has_length = framing.has_length;
+    body->left = framing.length;
+    if (is_head) {
+        return expect_none(body);
     }
     if (framing.has_encoding) {
         body->kind = MCP_HTTP_BODY_CHUNKED;
         body->state = SIZE_START;
     } else if (framing.has_length) {
         body->kind = MCP_HTTP_BODY_LENGTH;
-        body->left = framing.length;
         body->done = framing.length == 0;
     } else {
         body->kind = MCP_HTTP_BODY_CLOSE;

@@ -56,12 +56,14 @@ typedef struct mcp_http_body_t {
     int state;          /* private */
     unsigned line;      /* private: bytes of the chunk line or trailer so far */
     int done;           /* the body is whole; never set for MCP_HTTP_BODY_CLOSE */
+    int has_length;     /* left says what Content-Length says, also where a HEAD has no body */
     const char *error;  /* static text, with APR_EGENERAL */
 } mcp_http_body_t;
 
 /**
  * Decide how the body of @a head ends (RFC 9112, section 6.3).
- * @param is_head whether the request was a HEAD
+ * @param is_head whether the request was a HEAD: no body, but what the head says of one reaches the
+ *        client, and must not contradict itself either
  * @return APR_EGENERAL, with body->error, where the head contradicts itself: Content-Lengths that
  *         differ, one that is no number, one beside Transfer-Encoding, or a Transfer-Encoding
  *         other than chunked, or any in HTTP/1.0

@@ -150,17 +150,18 @@ int mcp_park_has_lost_patience(mcp_park_t *park)
 
 int mcp_park_unacknowledged(const mcp_park_t *park)
 {
-    int bytes = 0;
+    int fd = client_fd(park), bytes = 0;
 
-    return park->lot && ioctl(park->lot->fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+    return fd >= 0 && ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
 }
 
 apr_interval_time_t mcp_park_silence(const mcp_park_t *park)
 {
     struct tcp_info info = { .tcpi_last_ack_recv = 0 };
     socklen_t size = sizeof(info);
+    int fd = client_fd(park);
 
-    if (!park->lot || getsockopt(park->lot->fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) {
+    if (fd < 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) {
         return 0;
     }
     return apr_time_from_msec((apr_interval_time_t)info.tcpi_last_ack_recv);

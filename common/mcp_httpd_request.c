@@ -24,6 +24,9 @@
 #define READ_SIZE (32 * 1024)
 #define SMALL_BODY 4096 /* one that is declared and no longer is kept in the pool */
 #define MOST_LENGTH APR_INT64_C(1000000000000000)
+/* Records without data that are read in a row, and the pause after them. */
+#define MOST_RECORDS 16
+#define PAUSE apr_time_from_msec(20)
 
 /* A body on its way in. Only the thread that has the request touches it. */
 typedef struct reading_t {
@@ -35,6 +38,7 @@ typedef struct reading_t {
     mcp_park_t *park;
     mcp_timer_t timer;
     int replayed;    /* an input filter hands it on */
+    int has_raw;     /* bytes wait where no descriptor tells of them */
     apr_size_t sent; /* by the input filter */
 } reading_t;
 
@@ -206,7 +210,8 @@ static void wait_for_body(mcp_park_t *park, void *baton)
 
     in->timer.fn = time_is_up;
     in->timer.baton = in;
-    mcp_timer_start(mcp_park_loop(park), &in->timer, in->deadline);
+    mcp_timer_start(mcp_park_loop(park), &in->timer,
+                    in->has_raw ? mcp_loop_now(mcp_park_loop(park)) + PAUSE : in->deadline);
     mcp_park_on_client_readable(park, go_on, in);
 }
 
@@ -250,6 +255,24 @@ static apr_status_t read_some(request_rec *r, reading_t *in, apr_read_type_e blo
     return rv;
 }
 
+/*
+ * As read_some(), without waiting. mod_ssl answers EAGAIN also where more records have come, since
+ * the one that it met has no data. The next one may lack its end, so that is no reason to wait.
+ */
+static apr_status_t read_what_is_there(request_rec *r, reading_t *in)
+{
+    conn_rec *c = r->connection;
+    int records = 0;
+    apr_status_t rv;
+
+    do {
+        rv = read_some(r, in, APR_NONBLOCK_READ);
+        in->has_raw = APR_STATUS_IS_EAGAIN(rv) && !c->master && ap_ssl_conn_is_ssl(c)
+            && mcp_park_has_raw_input(c, in->bb);
+    } while (in->has_raw && ++records < MOST_RECORDS);
+    return rv;
+}
+
 static int refuse_read(request_rec *r, apr_status_t rv)
 {
     if (APR_STATUS_IS_TIMEUP(rv)) {
@@ -286,16 +309,12 @@ int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeou
     int status = in->bb || in->pub.complete ? OK : start_reading(r, in, limit);
 
     while (status == OK && !in->pub.complete) {
-        apr_status_t rv = read_some(r, in, block);
+        apr_status_t rv = block == APR_NONBLOCK_READ ? read_what_is_there(r, in)
+                                                     : read_some(r, in, block);
 
         if (APR_STATUS_IS_EAGAIN(rv) && block == APR_NONBLOCK_READ) {
             /* Nearly always the body has come with the head, and no clock is looked at. */
             in->deadline = in->deadline ? in->deadline : mcp_clock_now() + timeout;
-            if (!r->connection->master && ap_ssl_conn_is_ssl(r->connection)
-                && mcp_park_has_raw_input(r->connection, in->bb)) {
-                block = APR_BLOCK_READ;
-                continue;
-            }
             if (may_suspend) {
                 in->park = in->park ? in->park : mcp_park_create(r);
                 if (mcp_park_is_async(in->park)) {

@@ -290,27 +290,52 @@ static int is_data(mcp_span_t line, mcp_span_t *value)
     return 1;
 }
 
+/* The data of an event of several lines, joined; what they have in all is known. */
+static const char *join_lines(mcp_span_t event, apr_size_t len, apr_pool_t *p)
+{
+    char *all = apr_palloc(p, len), *at = all;
+    mcp_span_t line, value;
+
+    while (cut_line(&event, &line)) {
+        if (is_data(line, &value)) {
+            memcpy(at, value.p, value.len);
+            at += value.len;
+            *at++ = '\n';
+        }
+    }
+    return all;
+}
+
 apr_status_t mcp_sse_take(mcp_span_t *in, apr_pool_t *p, mcp_span_t *data)
 {
-    mcp_span_t left = *in, line, value, all = { NULL, 0 };
+    mcp_span_t left = *in, line, value, first = { NULL, 0 };
+    apr_size_t len = 0;
 
     while (cut_line(&left, &line)) {
         if (line.len == 0) {
+            *data = first;
+            if (len > first.len + 1) {
+                *data = (mcp_span_t){ join_lines(*in, len, p), len - 1 };
+            }
             *in = left;
-            *data = all;
             return APR_SUCCESS;
         }
         if (is_data(line, &value)) {
-            if (all.p) {
-                char *joined = apr_palloc(p, all.len + 1 + value.len);
-
-                memcpy(joined, all.p, all.len);
-                joined[all.len] = '\n';
-                memcpy(joined + all.len + 1, value.p, value.len);
-                value = (mcp_span_t){ joined, all.len + 1 + value.len };
-            }
-            all = value;
+            first = first.p ? first : value;
+            len += value.len + 1;
         }
     }
     return APR_INCOMPLETE;
+}
+
+int mcp_sse_has_end(const char *buf, apr_size_t from, apr_size_t len)
+{
+    apr_size_t i;
+
+    for (i = from ? from : 1; i < len; i++) {
+        if (is_break(buf[i]) && is_break(buf[i - 1]) && !(buf[i] == '\n' && buf[i - 1] == '\r')) {
+            return 1;
+        }
+    }
+    return 0;
 }

@@ -69,4 +69,10 @@ mcp_sse_first_e mcp_sse_first(const char *buf, apr_size_t len, mcp_span_t *data)
  */
 apr_status_t mcp_sse_take(mcp_span_t *in, apr_pool_t *p, mcp_span_t *data);
 
+/**
+ * Whether what has come of @a buf since its byte @a from holds a blank line: without one there is
+ * no event to take that was not there before.
+ */
+int mcp_sse_has_end(const char *buf, apr_size_t from, apr_size_t len);
+
 #endif

@@ -133,10 +133,26 @@ static const char *parse_unix(const char *text, mcp_store_url_t *url, apr_pool_t
     return NULL;
 }
 
+/* Whoever opens a pipe waits for who writes to it, and a device may never end. */
+static apr_status_t open_regular(const char *path, apr_file_t **file, int *is_regular,
+                                 apr_pool_t *p)
+{
+    apr_finfo_t info = { .filetype = APR_NOFILE };
+    apr_status_t rv = apr_file_open(file, path, APR_FOPEN_READ | APR_FOPEN_NONBLOCK,
+                                    APR_FPROT_OS_DEFAULT, p);
+
+    if (rv == APR_SUCCESS) {
+        apr_file_info_get(&info, APR_FINFO_TYPE, *file);
+        *is_regular = info.filetype == APR_REG;
+    }
+    return rv;
+}
+
 static const char *read_password_file(const char *name, const char *root, mcp_store_url_t *url,
                                       apr_pool_t *p)
 {
     apr_file_t *file;
+    int is_regular;
     apr_size_t len = MAX_PASSWORD;
     char *path, *buf = apr_palloc(p, MAX_PASSWORD + 1);
     apr_status_t rv = apr_filepath_merge(&path, root, name, APR_FILEPATH_TRUENAME, p);
@@ -144,12 +160,16 @@ static const char *read_password_file(const char *name, const char *root, mcp_st
     if (rv != APR_SUCCESS) {
         return apr_psprintf(p, "password file %s: no path", name);
     }
-    rv = apr_file_open(&file, path, APR_FOPEN_READ, APR_FPROT_OS_DEFAULT, p);
+    rv = open_regular(path, &file, &is_regular, p);
     if (rv != APR_SUCCESS) {
         char reason[120];
 
         return apr_psprintf(p, "password file %s: %s", path,
                             apr_strerror(rv, reason, sizeof(reason)));
+    }
+    if (!is_regular) {
+        apr_file_close(file);
+        return apr_psprintf(p, "password file %s: it is no regular file", path);
     }
     rv = apr_file_read_full(file, buf, MAX_PASSWORD, &len);
     apr_file_close(file);

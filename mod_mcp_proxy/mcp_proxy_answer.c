@@ -88,7 +88,7 @@ static void copy_fields(mcp_exchange_t *x)
     for (i = 0; hop_by_hop[i]; i++) {
         apr_table_unset(r->headers_out, hop_by_hop[i]);
     }
-    if (x->body.kind == MCP_HTTP_BODY_LENGTH) {
+    if (x->body.has_length) {
         apr_table_setn(r->headers_out, "Content-Length",
                        apr_off_t_toa(r->pool, (apr_off_t)x->body.left));
     }

@@ -16,6 +16,12 @@
 #define OTHER_FILES 64
 #define DEFAULT_FACTOR 2.0
 
+/* What a look at the configuration of all servers has found. */
+typedef struct found_t {
+    int used;                    /* MCPProxy is On somewhere */
+    const proxy_worker *limited; /* the first member that has max= */
+} found_t;
+
 /* A value of scope L in one section, or what the server says where the section is silent. */
 static int is_on(const ap_conf_vector_t *section, const server_rec *s)
 {
@@ -47,8 +53,19 @@ static int check_names(const proxy_balancer *balancer, const server_rec *s)
     return OK;
 }
 
-static int check_balancer(const proxy_balancer *balancer, const server_rec *s)
+/* mod_proxy puts its default there only later. */
+static void note_limit(const proxy_worker *worker, found_t *found)
 {
+    if (!found->limited && worker->s->hmax > 0) {
+        found->limited = worker;
+    }
+}
+
+static int check_balancer(const proxy_balancer *balancer, const server_rec *s, found_t *found)
+{
+    proxy_worker **workers = (proxy_worker **)balancer->workers->elts;
+    int i;
+
     if (strcmp(balancer->s->lbpname, MCP_PROXY_LBMETHOD) != 0) {
         ap_log_error(APLOG_MARK, APLOG_EMERG, 0, s, MCP_LOGNO(2070)
                      "MCPProxy On needs lbmethod=mcp on %s, and that has lbmethod=%s",
@@ -61,19 +78,31 @@ static int check_balancer(const proxy_balancer *balancer, const server_rec *s)
                      "the sessions", balancer->s->sticky, balancer->s->name);
         return HTTP_INTERNAL_SERVER_ERROR;
     }
+    for (i = 0; i < balancer->workers->nelts; i++) {
+        note_limit(workers[i], found);
+    }
     return mcp_proxy_is_sealed() || mcp_proxy_server_conf(MCP_PROXY_RESCUE)
         ? check_names(balancer, s) : OK;
 }
 
-static int check_alias(const struct proxy_alias *alias, apr_pool_t *p, server_rec *s)
+static int check_alias(const struct proxy_alias *alias, apr_pool_t *p, server_rec *s,
+                       found_t *found)
 {
     proxy_server_conf *conf = ap_get_module_config(s->module_config, &proxy_module);
     proxy_balancer *balancer = alias->balancer;
+    const proxy_worker *worker;
 
     if (!balancer && strncasecmp(alias->real, BALANCER_PREFIX, strlen(BALANCER_PREFIX)) == 0) {
         balancer = ap_proxy_get_balancer(p, conf, alias->real, 0);
     }
-    return balancer ? check_balancer(balancer, s) : OK;
+    if (balancer) {
+        return check_balancer(balancer, s, found);
+    }
+    worker = ap_proxy_get_worker(p, NULL, conf, alias->real);
+    if (worker) {
+        note_limit(worker, found);
+    }
+    return OK;
 }
 
 int mcp_proxy_covers(const char *location, const char *path)
@@ -147,30 +176,30 @@ static int leads_here(const ap_conf_vector_t *location, const struct proxy_alias
     return is_on(location ? location : s->lookup_defaults, s);
 }
 
-static int check_server(apr_pool_t *p, server_rec *s, int *used)
+static int check_server(apr_pool_t *p, server_rec *s, found_t *found)
 {
     const core_server_config *core = ap_get_core_module_config(s->module_config);
     const proxy_server_conf *conf = ap_get_module_config(s->module_config, &proxy_module);
     int i, status = OK;
 
-    *used |= proxy_section_of(s, NULL) != NULL;
+    found->used |= proxy_section_of(s, NULL) != NULL;
 
     for (i = 0; status == OK && i < core->sec_url->nelts; i++) {
         ap_conf_vector_t *section = APR_ARRAY_IDX(core->sec_url, i, ap_conf_vector_t *);
         const proxy_dir_conf *dir = ap_get_module_config(section, &proxy_module);
 
-        *used |= is_on(section, s);
+        found->used |= is_on(section, s);
         if (dir && dir->alias_set && dir->alias && leads_here(section, dir->alias, s)) {
-            *used = 1;
-            status = check_alias(dir->alias, p, s);
+            found->used = 1;
+            status = check_alias(dir->alias, p, s, found);
         }
     }
     for (i = 0; status == OK && i < conf->aliases->nelts; i++) {
         const struct proxy_alias *alias = &APR_ARRAY_IDX(conf->aliases, i, struct proxy_alias);
 
         if (leads_here(alias->regex ? NULL : section_of(core, alias->fake), alias, s)) {
-            *used = 1;
-            status = check_alias(alias, p, s);
+            found->used = 1;
+            status = check_alias(alias, p, s, found);
         }
     }
     return status;
@@ -187,6 +216,18 @@ static void check_store(server_rec *s)
                      "MCPProxySessionStore %s is not used: with MCPProxyAffinity sealed the ids "
                      "themselves say where sessions are", store->name);
     }
+}
+
+/*
+ * A limit that somebody relies on, maybe. It is not honoured: it counts connections for each child,
+ * and a server's few would be held by streams for hours while calls wait in vain.
+ */
+static void warn_of_limit(const proxy_worker *worker, server_rec *s)
+{
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s, MCP_LOGNO(2084)
+                 "max=%d of %s limits nothing where MCPProxy is On, nor does any other member's; "
+                 "MCPProxyMaxStreams and MCPRateLimitStreams do", worker->s->hmax,
+                 worker->s->name_ex);
 }
 
 /* The last AsyncRequestWorkerFactor of the configuration; the MPM does not tell. */
@@ -257,7 +298,8 @@ static void check_sizes(server_rec *s, int used, int knows_limits)
 
 int mcp_proxy_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
-    int status = mcp_sealed_read_keys(pconf, s), used = 0;
+    int status = mcp_sealed_read_keys(pconf, s);
+    found_t found = { 0 };
     server_rec *one;
 
     /* Linked to mod_proxy, this module is there without it, but nothing could work. */
@@ -269,22 +311,25 @@ int mcp_proxy_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptem
     }
     check_store(s);
     for (one = s; one && status == OK; one = one->next) {
-        status = check_server(ptemp, one, &used);
+        status = check_server(ptemp, one, &found);
+    }
+    if (status == OK && found.limited) {
+        warn_of_limit(found.limited, s);
     }
     if (status == OK && mcp_advice_is_wanted()) {
-        mcp_proxy_advise(ptemp, s, used);
-        check_sizes(s, used, 0);
+        mcp_proxy_advise(ptemp, s, found.used);
+        check_sizes(s, found.used, 0);
     }
     return status;
 }
 
 void mcp_proxy_check_capacity(apr_pool_t *ptemp, server_rec *s)
 {
-    int used = 0;
+    found_t found = { 0 };
     server_rec *one;
 
     for (one = s; one; one = one->next) {
-        check_server(ptemp, one, &used);
+        check_server(ptemp, one, &found);
     }
-    check_sizes(s, used, 1);
+    check_sizes(s, found.used, 1);
 }

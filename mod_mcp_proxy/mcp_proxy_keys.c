@@ -106,8 +106,9 @@ const char *mcp_keys_read(const char *path, mcp_keys_t **keys, apr_pool_t *p)
     apr_size_t len = 0;
     apr_file_t *file;
     const char *error;
-    apr_status_t rv = apr_file_open(&file, path, APR_FOPEN_READ | APR_FOPEN_BINARY,
-                                    APR_FPROT_OS_DEFAULT, p);
+    /* Whoever opens a pipe waits for who writes to it. */
+    apr_status_t rv = apr_file_open(&file, path, APR_FOPEN_READ | APR_FOPEN_BINARY
+                                    | APR_FOPEN_NONBLOCK, APR_FPROT_OS_DEFAULT, p);
 
     if (rv != APR_SUCCESS) {
         return reason(rv, p);

@@ -57,8 +57,8 @@ static const char *version_of(mcp_span_t result, apr_pool_t *p)
     return version;
 }
 
-static mcp_opening_e read_message(mcp_span_t text, const char *id, apr_pool_t *p,
-                                  const char **version)
+static mcp_opening_e read_message(mcp_opening_t *answer, mcp_span_t text, const char *id,
+                                  apr_pool_t *p)
 {
     const mcp_rpc_t *rpc = mcp_rpc_parse(text.p, text.len, p);
 
@@ -68,23 +68,46 @@ static mcp_opening_e read_message(mcp_span_t text, const char *id, apr_pool_t *p
     if (!rpc->result.p) {
         return MCP_OPENING_REFUSED;
     }
-    *version = version_of(rpc->result, p);
+    answer->version = version_of(rpc->result, p);
     return MCP_OPENING_GOOD;
 }
 
-mcp_opening_e mcp_opening_read(mcp_span_t body, int is_stream, int is_whole, const char *id,
-                               apr_pool_t *p, const char **version)
+static void read_events(mcp_opening_t *answer, const char *id, apr_pool_t *p)
 {
-    mcp_opening_e found = MCP_OPENING_MORE;
+    mcp_span_t left = { answer->body.p + answer->read, answer->body.len - answer->read };
     mcp_span_t data;
 
-    *version = NULL;
-    if (!is_stream) {
-        found = is_whole ? read_message(body, id, p, version) : MCP_OPENING_MORE;
+    while (answer->found == MCP_OPENING_MORE && mcp_sse_take(&left, p, &data) == APR_SUCCESS) {
+        if (data.len) {
+            answer->found = read_message(answer, data, id, p);
+        }
     }
-    while (is_stream && found == MCP_OPENING_MORE
-           && mcp_sse_take(&body, p, &data) == APR_SUCCESS) {
-        found = data.len ? read_message(data, id, p, version) : MCP_OPENING_MORE;
+    answer->read = answer->body.len - left.len;
+}
+
+mcp_opening_e mcp_opening_take(mcp_opening_t *answer, const char *buf, apr_size_t len,
+                               const char *id, apr_pool_t *p)
+{
+    apr_size_t before = answer->body.len;
+
+    if (mcp_gather(&answer->body, buf, len, MCP_OPENING_MOST, p) != APR_SUCCESS) {
+        answer->found = MCP_OPENING_REFUSED;
     }
-    return found == MCP_OPENING_MORE && is_whole ? MCP_OPENING_REFUSED : found;
+    else if (answer->is_stream && mcp_sse_has_end(answer->body.p, before, answer->body.len)) {
+        read_events(answer, id, p);
+    }
+    return answer->found;
+}
+
+mcp_opening_e mcp_opening_end(mcp_opening_t *answer, const char *id, apr_pool_t *p)
+{
+    mcp_span_t whole = { answer->body.p, answer->body.len };
+
+    if (answer->found == MCP_OPENING_MORE && !answer->is_stream && whole.p) {
+        answer->found = read_message(answer, whole, id, p);
+    }
+    if (answer->found == MCP_OPENING_MORE) {
+        answer->found = MCP_OPENING_REFUSED;
+    }
+    return answer->found;
 }

@@ -135,12 +135,13 @@ static int call_broke_between_events(const mcp_exchange_t *x)
 
 static int start_step(mcp_exchange_t *x, mcp_rescue_step_e step)
 {
+    mcp_opening_t *answer = &x->rescue->answer;
     int status;
 
     mcp_exchange_let_go(x);
     x->rescue->step = step;
-    x->rescue->answer.len = 0;
-    x->rescue->verdict = MCP_OPENING_MORE;
+    answer->found = MCP_OPENING_MORE;
+    answer->body.len = answer->read = 0;
     status = mcp_exchange_start(x);
     if (status != OK) {
         /* 404: what the request names does not fit this member, which is no fault of its. */
@@ -434,21 +435,18 @@ static int after_ask(mcp_exchange_t *x)
 static int after_initialize(mcp_exchange_t *x)
 {
     mcp_rescue_t *rescue = x->rescue;
-    mcp_span_t answer = { rescue->answer.p, rescue->answer.len };
-    int has_failed = x->failed || (x->broken && rescue->verdict == MCP_OPENING_MORE);
+    int has_failed = x->failed || (x->broken && rescue->answer.found == MCP_OPENING_MORE);
 
     if (has_failed || x->head.status >= HTTP_INTERNAL_SERVER_ERROR) {
         return initialize_elsewhere(x);
     }
-    if (rescue->verdict == MCP_OPENING_MORE) {
-        rescue->verdict = mcp_opening_read(answer, rescue->is_stream, 1, rescue->id, x->r->pool,
-                                           &rescue->version);
-    }
+    mcp_opening_end(&rescue->answer, rescue->id, x->r->pool);
     rescue->session = apr_pstrdup(x->r->pool, mcp_http_field(&x->head, "Mcp-Session-Id"));
-    if (x->head.status < 200 || x->head.status >= 300 || rescue->verdict != MCP_OPENING_GOOD
+    if (x->head.status < 200 || x->head.status >= 300 || rescue->answer.found != MCP_OPENING_GOOD
         || !rescue->session || !*rescue->session) {
         return give_up(x, 1, "the member opens no session");
     }
+    rescue->version = rescue->answer.version;
     rescue->old_session = x->q->backend_session;
     x->q->backend_session = rescue->session;
     return start_step(x, MCP_RESCUE_INITIALIZED);

@@ -11,8 +11,6 @@
 #include "mcp_clock.h"
 #include "mcp_proxy_ids.h"
 
-#define MOST_ANSWER (256 * 1024)
-
 /* ---- the gateway's own messages ---- */
 
 static int is_at(const mcp_exchange_t *x, mcp_rescue_step_e step)
@@ -108,7 +106,7 @@ int mcp_rescue_takes_head(mcp_exchange_t *x)
 
     if (mcp_rescue_is_own(x)) {
         x->last_in = mcp_clock_now();
-        rescue->is_stream = mcp_answer_is_stream(mcp_http_field(&x->head, "Content-Type"));
+        rescue->answer.is_stream = mcp_answer_is_stream(mcp_http_field(&x->head, "Content-Type"));
         x->state = is_at(x, MCP_RESCUE_INITIALIZE) && x->head.status < 300 ? MCP_X_BODY : MCP_X_END;
         return 1;
     }
@@ -131,14 +129,7 @@ int mcp_rescue_takes_head(mcp_exchange_t *x)
 apr_status_t mcp_rescue_take_data(mcp_exchange_t *x, const char *buf, apr_size_t len)
 {
     mcp_rescue_t *rescue = x->rescue;
-    mcp_span_t answer;
 
-    if (mcp_gather(&rescue->answer, buf, len, MOST_ANSWER, x->r->pool) != APR_SUCCESS) {
-        rescue->verdict = MCP_OPENING_REFUSED;
-        return APR_EOF;
-    }
-    answer = (mcp_span_t){ rescue->answer.p, rescue->answer.len };
-    rescue->verdict = mcp_opening_read(answer, rescue->is_stream, 0, rescue->id, x->r->pool,
-                                       &rescue->version);
-    return rescue->verdict == MCP_OPENING_MORE ? APR_SUCCESS : APR_EOF;
+    return mcp_opening_take(&rescue->answer, buf, len, rescue->id, x->r->pool) == MCP_OPENING_MORE
+        ? APR_SUCCESS : APR_EOF;
 }

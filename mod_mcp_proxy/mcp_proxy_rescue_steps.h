@@ -35,9 +35,7 @@ typedef struct mcp_rescue_t {
     mcp_rescue_claim_t claim;
     const char *id;           /* of initialize, raw JSON */
     const char *old_session, *session, *version;
-    int is_stream;            /* the answer to it */
-    mcp_opening_e verdict;
-    mcp_gather_t answer;
+    mcp_opening_t answer;     /* to it */
 } mcp_rescue_t;
 
 /** Whether the session of a request may be looked after at all. */

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What httpd -t warns of: configurations that run, with directives that do nothing."""
+import os
 import re
 
 import pytest
@@ -127,6 +128,28 @@ def test_a_tool_whose_pattern_is_behind_a_wider_one(gateway, wide, narrow, hidde
         assert said(gateway, lines) == []
 
 
+BALANCER = ('<Proxy "balancer://b">\nBalancerMember "http://127.0.0.1:9" %s\n'
+            'BalancerMember "http://127.0.0.1:10"%s\nProxySet lbmethod=mcp\n</Proxy>')
+TO_BALANCER = '<Location "/mcp">\nProxyPass "balancer://b/mcp"\nMCPProxy %s\n</Location>'
+
+
+@pytest.mark.parametrize("lines, limited", [
+    ((BALANCER % ("", " max=7"), TO_BALANCER % "On"), ":10"),
+    ((SITE.replace('9/mcp"', '9/mcp" max=7') % "",), ":9/mcp"),
+    ((SITE % "", '<Proxy "http://127.0.0.1:9/mcp">\nProxySet max=7\n</Proxy>'), ":9/mcp"),
+    (('ProxyPass "/x" "unix:/s|http://there/" max=7', "MCPProxy On"), "there"),
+], ids=["member", "single", "set", "unix"])
+def test_a_limit_of_connections_to_a_server(gateway, lines, limited):
+    text = advice(gateway, "MCP2084", *lines, "<VirtualHost *:1>\n</VirtualHost>")
+    assert text.startswith("max=7 of ") and limited + " " in text.replace("/ ", " ")
+
+
+def test_a_limit_of_connections_to_a_server_that_is_not_ours(gateway):
+    other = BALANCER.replace("lbmethod=mcp", "lbmethod=byrequests")
+    assert said(gateway, other % ("max=7", ""), TO_BALANCER % "Off", SITE % "") == []
+    assert said(gateway, BALANCER % ("smax=3 ttl=9", " acquire=5"), TO_BALANCER % "On") == []
+
+
 def test_streams_that_the_mpm_cannot_hold(gateway):
     text = advice(gateway, "MCP2072", SITE % "", "MCPProxyMaxStreams 50000",
                   "AsyncRequestWorkerFactor 2")
@@ -151,6 +174,23 @@ def test_a_password_file_is_relative_to_the_server_root(gateway, directive):
     (made.directory / "secret").write_text("word\n", encoding="utf-8")
     status, output = made.check_config()
     assert status == 0, output
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "device"])
+@pytest.mark.parametrize("line", ['MCPRateLimitStore "redis://127.0.0.1:9/1" password=file:%s',
+                                  'MCPCacheStore "redis://127.0.0.1:9/1" password=file:%s',
+                                  'MCPProxySessionStore "redis://127.0.0.1:9/1" password=file:%s',
+                                  "MCPProxySessionKey file:%s"])
+def test_a_file_of_secrets_that_is_none(gateway, stage, line, kind):
+    path = stage.directory / "secret"
+    if kind == "fifo":
+        os.mkfifo(path, 0o600)
+    else:
+        path = "/dev/zero" if kind == "device" else stage.directory
+    status, output = gateway(start=False, server=[*OURS, line % path]).check_config()
+    assert status != 0
+    assert line.split()[0] in output and "%s" % path in output
+    assert "no regular file" in output
 
 
 def test_a_start_does_not_repeat_it(gateway):

@@ -290,6 +290,12 @@ def test_the_start_warns_where_the_mpm_cannot_hold_the_streams(gateway, server, 
     gw.wait_log(tag, name)
 
 
+def test_the_start_warns_of_a_limit_of_connections_that_is_none(gateway, server):
+    gw = gateway(server(), server(), member="max=2")
+    assert gw.wait_log(tags.MEMBER_LIMIT, "max=2").level == "warn"
+    assert len([line for line in gw.log() if line.is_bad]) == 1
+
+
 def test_the_start_warns_of_too_few_descriptors(gateway, server):
     gw = gateway(server(), streams=5_000_000)
     gw.expect_log(tags.CAPACITY, "AsyncRequestWorkerFactor", optional=True)

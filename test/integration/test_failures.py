@@ -79,6 +79,16 @@ def test_a_bad_response_head_is_502(gateway, backend, name):
     b.wait_gone()
 
 
+@pytest.mark.parametrize("name", ["two-lengths", "length-list", "negative", "length-and-chunked"])
+def test_a_head_that_contradicts_itself_is_502_for_who_asks_for_it_alone(gateway, backend, name):
+    b = backend(sending(BAD_HEADS[name].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"))
+    gw = gateway(b)
+    announce(gw, tags.BAD_HEAD)
+    answer = gw.request("HEAD", "/mcp")
+    assert (answer.status, answer.header("Transfer-Encoding")) == (502, None)
+    b.wait_gone()
+
+
 @pytest.mark.parametrize("then", ["close", "reset"])
 @pytest.mark.parametrize(
     "data",

@@ -219,6 +219,12 @@ def test_head_has_no_body_and_keeps_the_connection(gateway, backend):
         assert client.request("GET", "/mcp").finish().body == b"hello"
 
 
+@pytest.mark.parametrize("lengths", [b"5\r\nContent-Length: 5", b"5, 5", b"5"])
+def test_a_length_that_stands_twice_is_said_once_in_a_head_alone(gateway, backend, lengths):
+    b = backend(exact(b"HTTP/1.1 200 OK\r\nContent-Length: " + lengths + b"\r\n\r\n"))
+    assert gateway(b).request("HEAD", "/mcp").header("Content-Length") == "5"
+
+
 def test_who_asks_for_the_head_of_a_stream_holds_up_nobody(gateway, backend):
     """Servers that take HEAD for GET go on to serve the stream: they read nothing behind it."""
 

@@ -13,6 +13,7 @@ import pytest
 from harness import process, tags
 from harness.backend import BlackHole
 from harness.client import ACCEPT, JSON, call, rpc
+from harness.records import Records
 from harness.wait import DEADLINE, FULL, settles, stays, wait_until
 
 pytestmark = pytest.mark.skipif(
@@ -148,6 +149,31 @@ def test_slow_uploads_hold_no_thread(gateway, server):
         assert gw.request("OPTIONS", "/mcp").status == 200
     for client in clients:
         assert client.send(body[10:]).response().finish().status == 200
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 25], ids=["alone", "behind-an-empty-one", "behind-many"])
+def test_uploads_that_stop_within_a_tls_record_hold_no_thread(gateway, server, keep, ahead):
+    gw = gateway(server(era="stateless"), threads=4, tls=True)
+    body = json.dumps(call("echo")).encode()
+    stopped = []
+    for _ in range(12):
+        client = keep(Records(gw))
+        client.send(client.head("POST", "/mcp", [ACCEPT, JSON], body))
+        start = b"".join(client.empty_record() for _ in range(ahead))
+        record = client.record(body)
+        stopped.append((client.send_raw(start + record[:-5]), record[-5:]))
+    for _ in range(5):
+        assert gw.request("POST", "/mcp", [ACCEPT, JSON], body).status == 200
+    for client, rest in stopped:
+        assert client.send_raw(rest).response().finish().status == 200
+
+
+def test_an_upload_behind_many_tls_records_without_data_is_read(gateway, server, keep):
+    client = keep(Records(gateway(server(era="stateless"), tls=True)))
+    body = json.dumps(call("echo")).encode()
+    start = client.record(client.head("POST", "/mcp", [ACCEPT, JSON], body))
+    start += b"".join(client.empty_record() for _ in range(40))
+    assert client.send_raw(start + client.record(body)).response().finish().status == 200
 
 
 def test_a_black_holed_member_slows_nobody(gateway, server, keep):

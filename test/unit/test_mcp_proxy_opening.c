@@ -2,6 +2,8 @@
 /* Opening a session in a client's name: what is sent, and what counts as the server's answer. */
 #include "mcp_proxy_opening.h"
 
+#include <sys/resource.h>
+
 #include "cache_fixture.h"
 #include "mcp_rpc.h"
 
@@ -44,28 +46,66 @@ static const answer_t answers[] = {
 
 START_TEST(an_answer_is_told_from_everything_else)
 {
-    const answer_t *answer = &answers[_i];
-    const char *version;
+    const answer_t *c = &answers[_i];
+    mcp_opening_t answer = { .is_stream = c->is_stream };
 
-    ck_assert_int_eq(mcp_opening_read(span(answer->body), answer->is_stream, answer->is_whole, ID,
-                                      pool, &version), answer->expected);
-    ck_assert_pstr_eq(version, answer->version);
+    mcp_opening_take(&answer, c->body, strlen(c->body), ID, pool);
+    if (c->is_whole) {
+        mcp_opening_end(&answer, ID, pool);
+    }
+    ck_assert_int_eq(answer.found, c->expected);
+    ck_assert_pstr_eq(answer.version, c->version);
 }
 END_TEST
 
 START_TEST(an_answer_in_pieces_is_taken_with_the_last_of_them)
 {
-    static const char body[] = "data: " NOTE "\n\nid: 5\ndata: " GOOD "\n\n";
-    const char *version;
-    apr_size_t len;
+    static const char *const bodies[] = {
+        "data: " NOTE "\n\nid: 5\ndata: " GOOD "\n\n", "\n\rdata: " NOTE "\r\rdata: " GOOD "\r\r",
+        "\r\n\r\n: x\r\n\r\ndata: " NOTE "\r\n\r\ndata: " GOOD "\r\n\r"
+    };
+    const char *body = bodies[_i];
+    mcp_opening_t answer = { .is_stream = 1 };
+    apr_size_t i;
 
-    for (len = 0; len < sizeof(body) - 1; len++) {
-        mcp_span_t part = { body, len };
-
-        ck_assert_msg(mcp_opening_read(part, 1, 0, ID, pool, &version) == MCP_OPENING_MORE, "%d",
-                      (int)len);
+    for (i = 0; body[i + 1]; i++) {
+        ck_assert_msg(mcp_opening_take(&answer, body + i, 1, ID, pool) == MCP_OPENING_MORE, "%d",
+                      (int)i);
     }
-    ck_assert_int_eq(mcp_opening_read(span(body), 1, 0, ID, pool, &version), MCP_OPENING_GOOD);
+    ck_assert_int_eq(mcp_opening_take(&answer, body + i, 1, ID, pool), MCP_OPENING_GOOD);
+    ck_assert_str_eq(answer.version, "2025-11-25");
+}
+END_TEST
+
+START_TEST(an_answer_of_many_pieces_costs_what_its_bytes_cost)
+{
+    static const char note[] = "data: " NOTE "\n\n", good[] = "data: " GOOD "\n\n";
+    const apr_size_t most = MCP_OPENING_MOST - sizeof(good);
+    mcp_opening_t answer = { .is_stream = 1 };
+    struct rusage before, after;
+    apr_size_t len = 0, i;
+
+    getrusage(RUSAGE_SELF, &before);
+    for (; len + sizeof(note) < most; len += sizeof(note) - 1) {
+        for (i = 0; note[i]; i++) {
+            ck_assert_int_eq(mcp_opening_take(&answer, note + i, 1, ID, pool), MCP_OPENING_MORE);
+        }
+    }
+    ck_assert_int_eq(mcp_opening_take(&answer, good, sizeof(good) - 1, ID, pool),
+                     MCP_OPENING_GOOD);
+    getrusage(RUSAGE_SELF, &after);
+    ck_assert_int_lt(after.ru_maxrss - before.ru_maxrss, 256 * 1024);
+}
+END_TEST
+
+START_TEST(an_answer_that_is_too_long_is_none)
+{
+    mcp_opening_t answer = { .is_stream = 1 };
+    char *text = apr_pcalloc(pool, MCP_OPENING_MOST);
+
+    ck_assert_int_eq(mcp_opening_take(&answer, text, MCP_OPENING_MOST, ID, pool),
+                     MCP_OPENING_MORE);
+    ck_assert_int_eq(mcp_opening_take(&answer, "x", 1, ID, pool), MCP_OPENING_REFUSED);
 }
 END_TEST
 
@@ -93,7 +133,9 @@ int main(void)
     tcase_add_checked_fixture(tests, make_pool, drop_pool);
     tcase_add_loop_test(tests, an_answer_is_told_from_everything_else, 0,
                         (int)(sizeof(answers) / sizeof(*answers)));
-    tcase_add_test(tests, an_answer_in_pieces_is_taken_with_the_last_of_them);
+    tcase_add_loop_test(tests, an_answer_in_pieces_is_taken_with_the_last_of_them, 0, 3);
+    tcase_add_test(tests, an_answer_of_many_pieces_costs_what_its_bytes_cost);
+    tcase_add_test(tests, an_answer_that_is_too_long_is_none);
     tcase_add_test(tests, what_is_sent_is_the_clients_own_parameters);
     suite_add_tcase(suite, tests);
     return run_suite(suite);

@@ -8,11 +8,14 @@
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "run_suite.h"
 
 #define ROUNDS 200000
 #define MOST 48
+
+static apr_pool_t *pool;
 
 static void feed_slowly(mcp_sse_t *sse, const char *buf, apr_size_t len)
 {
@@ -308,6 +311,113 @@ static TCase *ids_case(void)
     return tc;
 }
 
+typedef struct taken_t {
+    const char *bytes;
+    const char *data; /* NULL: not whole */
+    apr_size_t used;
+} taken_t;
+
+static const taken_t taken[] = {
+    { "data: a\n\nrest", "a", 9 },
+    { "id: 4\r\ndata:a\r\n: x\r\ndata: b\r\n\r\n", "a\nb", 31 },
+    { "data\rdata:\rdata:\rdata: c\r\r", "\n\nc", 26 },
+    { "data:\ndata:\n\n", "\n", 13 },
+    { "data:\n\n", "", 7 },
+    { "id: 1\n\n", "", 7 },
+    { "\ndata: a\n\n", "", 1 },
+    { "data: a\n", NULL, 0 },
+    { "data: a\r\n", NULL, 0 },
+    { "", NULL, 0 },
+};
+
+START_TEST(test_an_event_that_is_whole_is_taken)
+{
+    const taken_t *c = &taken[_i];
+    mcp_span_t in = { c->bytes, strlen(c->bytes) }, data;
+    apr_status_t rv = mcp_sse_take(&in, pool, &data);
+
+    ck_assert_int_eq(rv, c->data ? APR_SUCCESS : APR_INCOMPLETE);
+    ck_assert_uint_eq(in.p - c->bytes, c->used);
+    ck_assert_uint_eq(in.len, strlen(c->bytes) - c->used);
+    if (c->data) {
+        ck_assert_uint_eq(data.len, strlen(c->data));
+        ck_assert_mem_eq(data.p ? data.p : "", c->data, data.len);
+    }
+}
+END_TEST
+
+/* Joined line by line, they were copied again for each: gigabytes for a quarter of a megabyte. */
+START_TEST(test_an_event_of_many_lines_takes_the_room_of_its_bytes)
+{
+    static const char line[] = "data:\n";
+    const apr_size_t lines = 40000, width = sizeof(line) - 1;
+    char *text = apr_palloc(pool, lines * width + 1);
+    mcp_span_t in = { text, lines * width + 1 }, data;
+    struct rusage before, after;
+    apr_size_t i;
+
+    for (i = 0; i < lines; i++) {
+        memcpy(text + i * width, line, width);
+    }
+    text[lines * width] = '\n';
+    getrusage(RUSAGE_SELF, &before);
+    ck_assert_int_eq(mcp_sse_take(&in, pool, &data), APR_SUCCESS);
+    getrusage(RUSAGE_SELF, &after);
+    ck_assert_uint_eq(data.len, lines - 1);
+    ck_assert_int_lt(after.ru_maxrss - before.ru_maxrss, 256 * 1024);
+}
+END_TEST
+
+/* All texts of seven of these, in two pieces. */
+START_TEST(test_where_no_blank_line_has_come_no_event_has)
+{
+    static const char alphabet[] = "\n\rdx";
+    char text[7];
+    apr_size_t from, len, i;
+    unsigned n;
+
+    for (n = 0; n < 1u << (2 * sizeof(text)); n++) {
+        for (i = 0; i < sizeof(text); i++) {
+            text[i] = alphabet[n >> (2 * i) & 3];
+        }
+        for (from = 1; from < sizeof(text); from++) {
+            mcp_span_t first = { text, from }, all, data;
+
+            while (mcp_sse_take(&first, pool, &data) == APR_SUCCESS) {
+            }
+            for (len = from + 1; len <= sizeof(text); len++) {
+                all = (mcp_span_t){ first.p, (apr_size_t)(text + len - first.p) };
+                ck_assert(mcp_sse_has_end(text, from, len)
+                          || mcp_sse_take(&all, pool, &data) != APR_SUCCESS
+                          || (text[from - 1] == '\r' && text[from] == '\n'));
+            }
+        }
+    }
+    ck_assert(!mcp_sse_has_end("data: a\r\n", 0, 9) && !mcp_sse_has_end("\n\nx", 2, 3));
+}
+END_TEST
+
+static void make_pool(void)
+{
+    apr_pool_create(&pool, NULL);
+}
+
+static void drop_pool(void)
+{
+    apr_pool_destroy(pool);
+}
+
+static TCase *take_case(void)
+{
+    TCase *tc = tcase_create("take");
+
+    tcase_add_checked_fixture(tc, make_pool, drop_pool);
+    tcase_add_loop_test(tc, test_an_event_that_is_whole_is_taken, 0, COUNT(taken));
+    tcase_add_test(tc, test_an_event_of_many_lines_takes_the_room_of_its_bytes);
+    tcase_add_test(tc, test_where_no_blank_line_has_come_no_event_has);
+    return tc;
+}
+
 static TCase *first_case(void)
 {
     TCase *tc = tcase_create("first");
@@ -327,5 +437,6 @@ int main(void)
     suite_add_tcase(suite, feed_case());
     suite_add_tcase(suite, ids_case());
     suite_add_tcase(suite, first_case());
+    suite_add_tcase(suite, take_case());
     return run_suite(suite);
 }

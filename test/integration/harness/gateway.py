@@ -23,7 +23,7 @@ import subprocess
 
 from . import certs, oracle, preload, process
 from .client import Connection
-from .wait import PATIENCE, wait_until
+from .wait import DEADLINE, PATIENCE, wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BUILD = pathlib.Path(os.environ.get("MCP_BUILD", ROOT))
@@ -278,6 +278,7 @@ class Gateway:
             check=False,
             stdin=subprocess.DEVNULL,
             env=self._environment(),
+            timeout=DEADLINE,
         )
         return done.returncode, done.stderr + done.stdout + self._text("error.log")
 

@@ -14,6 +14,7 @@ BACKEND_BROKE = "MCP2046"  # closed or reset within the body
 BAD_CHUNKS = "MCP2047"
 ENDPOINT_FOREIGN = "MCP2050"
 CAPACITY = "MCP2072"  # start-up: the MPM cannot hold the streams
+MEMBER_LIMIT = "MCP2084"  # start-up: max= of a member
 RESTART_ROOM = "MCP2073"  # start-up: ServerLimit
 OPEN_FILES = "MCP2074"  # start-up: ulimit -n
 CHANGE_REFUSED = "MCP2091"  # mcp-status: not allowed, or maybe from a foreign page
