@@ -86,10 +86,12 @@ static apr_time_t deadline_of_state(const mcp_exchange_t *x);
 /* When something has to be looked at, should nothing happen before. */
 apr_time_t mcp_exchange_deadline(const mcp_exchange_t *x)
 {
-    apr_time_t when = deadline_of_state(x), rescue = mcp_rescue_deadline(x);
+    apr_time_t when = deadline_of_state(x), rescue = x->rescue ? mcp_rescue_deadline(x) : 0;
+    apr_time_t renewal = x->rescue ? mcp_rescue_renewal(x) : 0;
 
     when = x->doubted_since ? earlier(when, x->doubted_since + DOUBT) : when;
     when = rescue ? earlier(when, rescue) : when;
+    when = renewal ? earlier(when, renewal) : when;
     return x->drain_at ? earlier(when, drain_time(x)) : when;
 }
 
