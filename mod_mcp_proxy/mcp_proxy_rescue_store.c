@@ -117,13 +117,27 @@ apr_status_t mcp_rescue_find_route(const mcp_rescue_store_t *store,
     return route->generation ? APR_SUCCESS : APR_NOTFOUND;
 }
 
-/* What the far store has is what counts: keep it here, too. */
-static void take_over(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
-                      mcp_record_kind_e kind, mcp_span_t sealed)
+/*
+ * What the far store has is what counts, and is kept here, too; but for a route that is older than
+ * the one here, which was made while that store was away.
+ * @return APR_EEXIST: it is to be told
+ */
+static apr_status_t take_over(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                              mcp_span_t params, mcp_span_t route, apr_pool_t *p)
 {
-    if (sealed.p) {
-        put_near(store, session, kind, sealed);
+    mcp_span_t ours = get_sealed(store, session, MCP_RECORD_ROUTE, p);
+
+    if (params.p) {
+        put_near(store, session, MCP_RECORD_PARAMS, params);
     }
+    if (read_route(store, session, ours, p).generation
+        > read_route(store, session, route, p).generation) {
+        return APR_EEXIST;
+    }
+    if (route.p) {
+        put_near(store, session, MCP_RECORD_ROUTE, route);
+    }
+    return APR_SUCCESS;
 }
 
 static apr_status_t claim_far(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
@@ -136,8 +150,12 @@ static apr_status_t claim_far(const mcp_rescue_store_t *store, const mcp_session
         return APR_SUCCESS;
     }
     rv = mcp_rescue_far_claim(&store->far, session, token, life, p, &params, &route);
-    take_over(store, session, MCP_RECORD_PARAMS, params);
-    take_over(store, session, MCP_RECORD_ROUTE, route);
+    if (take_over(store, session, params, route, p) == APR_EEXIST && rv == APR_SUCCESS) {
+        mcp_rescue_change_t change = { .before = route, .ttl = store->ttl };
+
+        change.after = get_sealed(store, session, MCP_RECORD_ROUTE, p);
+        mcp_rescue_far_change(&store->far, session, &change, p);
+    }
     /* While it does not answer, each gateway does what it can. */
     return rv == APR_EBUSY ? rv : APR_SUCCESS;
 }

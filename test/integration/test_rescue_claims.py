@@ -10,6 +10,7 @@ from harness.wait import stays, wait_until
 
 from test_rescue import opening, two
 from test_rescue_far import Fleet, _fleet  # noqa: F401
+from test_rescue_races import refusals
 
 # What the module has: a claim that nobody renews.
 CLAIM_LIFE = 4
@@ -135,3 +136,35 @@ def test_the_claim_of_a_dead_gateway_is_in_nobodys_way_for_long(stage, server):
     other.wait_waiting(0)
     other.opening_waits = False
     assert fleet.at(1, client).where() == other.name
+
+
+def test_a_route_of_before_an_outage_does_not_replace_one_that_was_made_in_it(fleet):
+    client, home, other = fleet.opened()
+    home.kill()
+    assert client.where() == other.name
+    home.listen()
+    fleet.redis.pause()
+    other.kill()
+    assert client.where() == home.name
+    fleet.redis.resume()
+    gw = fleet.gateways[0]
+    wait_until(lambda: not [line for line in gw.log() if line.tag == "MCP2100"]
+               or [line for line in gw.log() if line.tag == "MCP2101"], "the store")
+    # Another gateway is about to rescue it; a request here finds that out.
+    key = key_of(fleet, b"route").replace(b":route", b":claim")
+    fleet.redis.ask("SET", key, "somebody's", "PX", 60000)
+    home.kill(forget=False)
+    failed = refusals(gw)
+    connection = ask(gw, client)
+    wait_until(lambda: refusals(gw) > failed, "the request")
+    connection.close()
+    home.listen()
+    fleet.redis.ask("DEL", key)
+    count = len(opening(home))
+    assert client.where() == home.name
+    assert len(opening(home)) == count
+    # And the store hears of it.
+    home.sessions.clear()
+    assert client.where() == home.name
+    assert fleet.at(1, client).where() == home.name
+    assert len(opening(home)) == count + 1
