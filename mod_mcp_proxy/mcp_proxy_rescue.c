@@ -19,6 +19,8 @@
 
 /* A rescue as a whole, waiting for another one's as well. */
 #define MOST apr_time_from_sec(30)
+/* One step at one member, where there is another: it may hang, which looks like slowness. */
+#define MOST_STEP apr_time_from_sec(5)
 /* A claim is renewed until its rescue is over: that of a gateway that is gone is in nobody's way
  * for long. */
 #define CLAIM_LIFE apr_time_from_sec(4)
@@ -137,12 +139,49 @@ static int call_broke_between_events(const mcp_exchange_t *x)
 
 /* ---- steps ---- */
 
+static int is_avoided(const mcp_proxy_request_t *q, const proxy_worker *worker)
+{
+    int i;
+
+    for (i = 0; q->avoided && i < q->avoided->nelts; i++) {
+        if (APR_ARRAY_IDX(q->avoided, i, const proxy_worker *) == worker) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether there is one to turn to, should the member that has been chosen not answer. */
+static int is_there_another(const mcp_exchange_t *x)
+{
+    const mcp_proxy_request_t *q = x->q;
+    proxy_worker **workers = q->balancer ? (proxy_worker **)q->balancer->workers->elts : NULL;
+    int i;
+
+    for (i = 0; workers && i < q->balancer->workers->nelts; i++) {
+        if (workers[i] != x->target.worker && !is_avoided(q, workers[i])
+            && PROXY_WORKER_IS_USABLE(workers[i]) && !PROXY_WORKER_IS_DRAINING(workers[i])) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* In the end there is time for servers that all take long to open a session. */
+static apr_time_t time_for_step(const mcp_exchange_t *x)
+{
+    apr_time_t until = mcp_clock_now() + MOST_STEP;
+
+    return until <= x->rescue->until - MOST / 2 && is_there_another(x) ? until : x->rescue->until;
+}
+
 static int start_step(mcp_exchange_t *x, mcp_rescue_step_e step)
 {
     int status;
 
     mcp_exchange_let_go(x);
     x->rescue->step = step;
+    x->rescue->step_until = time_for_step(x);
     x->rescue->answer.len = 0;
     x->rescue->verdict = MCP_OPENING_MORE;
     status = mcp_exchange_start(x);
@@ -564,7 +603,10 @@ int mcp_rescue_goes_on(mcp_exchange_t *x)
 
 apr_time_t mcp_rescue_deadline(const mcp_exchange_t *x)
 {
-    return x->rescue && (x->state == MCP_X_WAIT || mcp_rescue_is_own(x)) ? x->rescue->until : 0;
+    if (!x->rescue || (x->state != MCP_X_WAIT && !mcp_rescue_is_own(x))) {
+        return 0;
+    }
+    return x->rescue->holds_claim ? x->rescue->step_until : x->rescue->until;
 }
 
 apr_time_t mcp_rescue_renewal(const mcp_exchange_t *x)

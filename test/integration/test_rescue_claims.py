@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MCPProxyRescue: who rescues dies or comes back too late."""
+"""MCPProxyRescue: who rescues hangs, dies or comes back too late, or the new member hangs."""
 import json
 import os
 import signal
 
+from harness import tags
 from harness.client import call
 from harness.process import children
 from harness.wait import stays, wait_until
 
-from test_rescue import opening, two
+from test_rescue import opened, opening, rescuing, two
 from test_rescue_far import Fleet, _fleet  # noqa: F401
 from test_rescue_races import refusals
 
@@ -168,3 +169,22 @@ def test_a_route_of_before_an_outage_does_not_replace_one_that_was_made_in_it(fl
     assert client.where() == home.name
     assert fleet.at(1, client).where() == home.name
     assert len(opening(home)) == count + 1
+
+
+def test_a_member_that_hangs_is_not_waited_for_where_there_is_another(stage, server):
+    servers = [server(name) for name in "abc"]
+    gw = rescuing(stage.gateway, *servers, server=["MCPProxyRescue On"])
+    gw.expect_log(tags.TIMEOUT, "rescue")
+    client = opened(gw)
+    home = next(each for each in servers if each.sessions)
+    others = [each for each in servers if each is not home]
+    for each in others:
+        each.opening_waits = True
+    home.kill()
+    connection = ask(gw, client)
+    hung = wait_until(lambda: next((each for each in others if each.waiting), None), "one of them")
+    for each in others:
+        each.opening_waits = False
+    where = connection.response().json()["result"]["server"]
+    assert where not in (home.name, hung.name)
+    assert client.where() == where
