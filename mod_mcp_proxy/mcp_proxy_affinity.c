@@ -86,16 +86,19 @@ static void make_key(request_rec *r, mcp_session_key_t *key, const char *scope, 
     memcpy(key->owner, identity ? digest : nobody, sizeof(key->owner));
 }
 
-/* What other gateways may know of it is asked for later, together with all else. */
+/*
+ * What other gateways may know of it is asked for later, together with all else; also of one that
+ * is another identity's here, since its server may have given the id out anew.
+ */
 static apr_status_t find(request_rec *r, mcp_proxy_request_t *q, const mcp_session_key_t *key,
                          apr_uint64_t *member)
 {
-    apr_status_t rv = mcp_far_use(key, q->balancer, q->single, member);
+    apr_status_t here = mcp_far_use(key, q->balancer, q->single, member);
 
-    if (rv == APR_NOTFOUND) {
-        mcp_far_want(r, &q->ask, key);
+    if (here != APR_SUCCESS && mcp_far_want(r, &q->ask, key, here) == APR_SUCCESS) {
+        return APR_NOTFOUND;
     }
-    return rv;
+    return here;
 }
 
 static int is_foreign(request_rec *r, mcp_proxy_request_t *q, const char *id)

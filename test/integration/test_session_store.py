@@ -92,6 +92,22 @@ def test_another_identity_gets_404_on_every_gateway(fleet, redis):
         assert_rpc_error(use(gw, client.session, [BOB]), 404, 1)
 
 
+def test_an_id_that_is_given_out_anew_is_its_new_owners_on_every_gateway(fleet, redis):
+    """By a server that counts its sessions, and was restarted."""
+    gateways = fleet(redis().store, 2, AUTH)
+    for made in fleet.servers:
+        made.make_id = lambda: "session-1"
+    alice = Mcp(gateways[0], headers=[ALICE]).initialize()
+    for made in fleet.servers:
+        made.sessions.clear()
+    bob = Mcp(gateways[1], headers=[BOB]).initialize()
+    home = bob.where()
+    assert bob.session == alice.session
+    assert use(gateways[0], bob.session, [BOB]).message()["result"]["server"] == home
+    for gw in gateways:
+        assert_rpc_error(use(gw, alice.session, [ALICE]), 404, 1)
+
+
 def test_a_session_deleted_on_one_gateway_is_gone_on_the_other(fleet, redis):
     server = redis()
     one, two = fleet(server.store)
