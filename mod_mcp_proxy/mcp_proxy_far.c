@@ -212,12 +212,15 @@ static int index_of(const mcp_far_ask_t *ask, const mcp_session_key_t *key)
 }
 
 apr_status_t mcp_far_want(request_rec *r, mcp_far_ask_t **asks, const mcp_session_key_t *key,
-                          apr_status_t here)
+                          apr_status_t here, apr_status_t unanswered)
 {
     mcp_far_ask_t *ask = *asks;
 
-    if (!far.redis || mcp_redis_is_open(far.redis) || is_absent(key)) {
+    if (!far.redis || is_absent(key)) {
         return APR_NOTFOUND;
+    }
+    if (mcp_redis_is_open(far.redis)) {
+        return APR_EBUSY;
     }
     if (!ask) {
         *asks = ask = apr_pcalloc(r->pool, sizeof(*ask));
@@ -229,7 +232,7 @@ apr_status_t mcp_far_want(request_rec *r, mcp_far_ask_t **asks, const mcp_sessio
         ask->too_many = 1;
         return APR_SUCCESS;
     }
-    ask->found[ask->count] = here;
+    ask->found[ask->count] = unanswered;
     ask->here[ask->count] = here;
     ask->sessions[ask->count++] = *key;
     return APR_SUCCESS;

@@ -51,11 +51,13 @@ typedef struct mcp_far_ask_t mcp_far_ask_t;
 /**
  * The table does not know this session, or as another identity's: ask for it, if that makes sense.
  * @param ask made where there is none yet
- * @param here what mcp_far_answer() says if it is not there, or there is no answer
- * @return APR_SUCCESS: it will be asked for; APR_NOTFOUND: it is not there, or cannot be asked for
+ * @param here what mcp_far_answer() says if it is not there
+ * @param unanswered ... and if nobody says so
+ * @return APR_SUCCESS: it will be asked for; APR_NOTFOUND: it is not there; APR_EBUSY: the store is
+ *         away
  */
 apr_status_t mcp_far_want(request_rec *r, mcp_far_ask_t **ask, const mcp_session_key_t *key,
-                          apr_status_t here);
+                          apr_status_t here, apr_status_t unanswered);
 
 /** @return APR_EAGAIN: it takes a moment; else the answers are there, or there are none */
 apr_status_t mcp_far_ask_start(mcp_far_ask_t *ask);

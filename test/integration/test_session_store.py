@@ -257,6 +257,36 @@ def test_while_redis_is_away_known_sessions_go_on_and_new_ones_are_learnt_here(f
     assert [len(lines(gw, tag)) for gw in (one, two) for tag in (DOWN, UP)] == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("place", ["header", "query"])
+def test_while_redis_is_away_nobody_gets_a_users_session_from_another_gateway(fleet, redis, place):
+    server = redis()
+    one, two = fleet(server.store, 2, AUTH)
+    for gw in (one, two):
+        gw.expect_log(DOWN)
+        gw.expect_log(UP)
+    alice = Mcp(one, headers=[ALICE]).initialize()
+    bob = Mcp(two, headers=[BOB]).initialize()
+    server.kill()
+    wait_until(lambda: lines(two, DOWN), "the warning")
+
+    def with_hers(*headers):
+        if place == "header":
+            return use(two, alice.session, headers)
+        return two.request("POST", "/mcp?session_id=" + alice.session, [ACCEPT, JSON, *headers],
+                           json.dumps(call("whoami")).encode())
+
+    assert_rpc_error(with_hers(BOB), 404, 1)
+    # Nobody can tell that it is hers.
+    assert_rpc_error(with_hers(ALICE), 404, 1)
+    assert use(one, alice.session, [ALICE]).status == 200
+    assert bob.where()
+    server.start()
+    wait_until(lambda: lines(one, UP) and lines(two, UP), "the recovery")
+    wait_until(lambda: use(one, alice.session, [ALICE]) and server.keys(), "it to be stored")
+    wait_until(lambda: with_hers(ALICE).status == 200, "hers again")
+    assert_rpc_error(with_hers(BOB), 404, 1)
+
+
 def test_nobody_but_a_probe_asks_while_the_breaker_is_open(fleet, keep):
     asked = []
 
