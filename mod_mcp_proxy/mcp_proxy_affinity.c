@@ -86,25 +86,38 @@ static void make_key(request_rec *r, mcp_session_key_t *key, const char *scope, 
     memcpy(key->owner, identity ? digest : nobody, sizeof(key->owner));
 }
 
-/* What other gateways may know of it is asked for later, together with all else. */
+/*
+ * What other gateways may know of it is asked for later, together with all else; also of one that
+ * is another identity's here, since its server may have given the id out anew. While nobody can be
+ * asked, an id that is unknown here may be anybody's: a user has those only that are known as his.
+ */
 static apr_status_t find(request_rec *r, mcp_proxy_request_t *q, const mcp_session_key_t *key,
-                         apr_uint64_t *member)
+                         int is_guess, apr_uint64_t *member)
 {
-    apr_status_t rv = mcp_far_use(key, q->balancer, q->single, member);
+    apr_status_t here = mcp_far_use(key, q->balancer, q->single, member);
+    apr_status_t unanswered;
 
-    if (rv == APR_NOTFOUND) {
-        mcp_far_want(r, &q->ask, key);
+    if (here == APR_SUCCESS || !mcp_far_is_on()) {
+        return here;
     }
-    return rv;
+    unanswered = !is_guess && mcp_request_identity(r) ? APR_EACCES : here;
+    switch (mcp_far_want(r, &q->ask, key, here, unanswered)) {
+    case APR_SUCCESS:
+        return APR_NOTFOUND;
+    case APR_EBUSY:
+        return unanswered;
+    default:
+        return here;
+    }
 }
 
-static int is_foreign(request_rec *r, mcp_proxy_request_t *q, const char *id)
+static int is_foreign(request_rec *r, mcp_proxy_request_t *q, const char *id, int is_guess)
 {
     mcp_session_key_t key;
     apr_uint64_t member;
 
     make_key(r, &key, q->scope, id);
-    return find(r, q, &key, &member) == APR_EACCES;
+    return find(r, q, &key, is_guess, &member) == APR_EACCES;
 }
 
 static int names_foreign_path(request_rec *r, mcp_proxy_request_t *q, const char *path)
@@ -112,7 +125,7 @@ static int names_foreign_path(request_rec *r, mcp_proxy_request_t *q, const char
     int is_guess;
     const char *id = session_in_path(r->pool, path, &is_guess);
 
-    return id && (!q->session || strcmp(id, q->session)) && is_foreign(r, q, id);
+    return id && (!q->session || strcmp(id, q->session)) && is_foreign(r, q, id, is_guess);
 }
 
 /*
@@ -125,11 +138,11 @@ static int names_foreign_session(request_rec *r, mcp_proxy_request_t *q)
     const char *header = apr_table_get(r->headers_in, "Mcp-Session-Id");
     const char *query = r->args, *id;
 
-    if (header && *header && header != q->session && is_foreign(r, q, header)) {
+    if (header && *header && header != q->session && is_foreign(r, q, header, 0)) {
         return 1;
     }
     while ((id = next_in_query(r->pool, &query)) != NULL) {
-        if ((!q->session || strcmp(id, q->session)) && is_foreign(r, q, id)) {
+        if ((!q->session || strcmp(id, q->session)) && is_foreign(r, q, id, 0)) {
             return 1;
         }
     }
@@ -183,7 +196,7 @@ apr_status_t mcp_proxy_look_up(request_rec *r, mcp_proxy_request_t *q)
     }
     make_key(r, &q->key, q->scope, q->session);
     q->looked_up = 1;
-    rv = find(r, q, &q->key, &q->member);
+    rv = find(r, q, &q->key, q->session_is_guess, &q->member);
     q->session_known = rv == APR_SUCCESS;
     if (q->session_known) {
         mcp_rescue_follow(r, q);

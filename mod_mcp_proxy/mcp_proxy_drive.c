@@ -168,6 +168,13 @@ static void on_client_writable(mcp_park_t *park, void *baton)
     go_on(x);
 }
 
+static int is_claim_due(const mcp_exchange_t *x)
+{
+    apr_time_t when = x->rescue ? mcp_rescue_renewal(x) : 0;
+
+    return when && when <= mcp_clock_now();
+}
+
 static void on_timer(mcp_timer_t *timer)
 {
     mcp_exchange_t *x = timer->baton;
@@ -182,7 +189,8 @@ static void on_timer(mcp_timer_t *timer)
         go_on(x);
         return;
     }
-    if (x->state == MCP_X_HANDSHAKE || x->state == MCP_X_WAIT || x->state == MCP_X_END) {
+    if (x->state == MCP_X_HANDSHAKE || x->state == MCP_X_WAIT || x->state == MCP_X_END
+        || is_claim_due(x)) {
         go_to_worker(x);
     }
     else if (x->state == MCP_X_TURN) {
@@ -304,6 +312,9 @@ static int run_on_worker(mcp_park_t *park, void *baton)
     apr_time_t until = mcp_clock_now() + GRACE;
     char buf[WORKER_BUFFER];
 
+    if (x->rescue) {
+        mcp_rescue_renew_claim(x);
+    }
     for (;;) {
         mcp_exchange_wait_e wait;
 

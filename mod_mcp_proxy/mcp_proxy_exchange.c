@@ -132,18 +132,22 @@ static mcp_exchange_wait_e step_connect(mcp_exchange_t *x)
 
 static mcp_exchange_wait_e step_handshake(mcp_exchange_t *x, int on_worker)
 {
+    apr_time_t until = x->started + mcp_exchange_connect_timeout(x);
+    apr_time_t rescue = mcp_rescue_deadline(x);
     apr_status_t rv;
 
     if (!on_worker) {
         return MCP_X_WORKER;
     }
-    rv = mcp_backend_handshake(x->backend, x->r,
-                               x->started + mcp_exchange_connect_timeout(x) - mcp_clock_now());
+    until = rescue && rescue < until ? rescue : until;
+    rv = mcp_backend_handshake(x->backend, x->r, until - mcp_clock_now());
     if (rv == APR_EAGAIN) {
         return MCP_X_LATER;
     }
-    if (rv != APR_SUCCESS && mcp_clock_now() >= x->started + mcp_exchange_connect_timeout(x)) {
-        mcp_exchange_time_out(x, HTTP_SERVICE_UNAVAILABLE, mcp_exchange_connect_timeout_name(x));
+    if (rv != APR_SUCCESS && mcp_clock_now() >= until) {
+        mcp_exchange_time_out(x, HTTP_SERVICE_UNAVAILABLE,
+                              until == rescue ? MCP_RESCUE_STEP_TIME
+                                              : mcp_exchange_connect_timeout_name(x));
         return MCP_X_WORKER;
     }
     if (rv != APR_SUCCESS) {

@@ -42,6 +42,7 @@ struct mcp_far_ask_t {
     int count, too_many;
     mcp_session_key_t sessions[ASK_MOST];
     apr_status_t found[ASK_MOST];
+    apr_status_t here[ASK_MOST];
     char members[ASK_MOST][MCP_FAR_MEMBER_SIZE];
     char keys[ASK_MOST][MCP_FAR_KEY_SIZE];
     const char *argv[1 + ASK_MOST];
@@ -210,25 +211,31 @@ static int index_of(const mcp_far_ask_t *ask, const mcp_session_key_t *key)
     return -1;
 }
 
-void mcp_far_want(request_rec *r, mcp_far_ask_t **asks, const mcp_session_key_t *key)
+apr_status_t mcp_far_want(request_rec *r, mcp_far_ask_t **asks, const mcp_session_key_t *key,
+                          apr_status_t here, apr_status_t unanswered)
 {
     mcp_far_ask_t *ask = *asks;
 
-    if (!far.redis || mcp_redis_is_open(far.redis) || is_absent(key)) {
-        return;
+    if (!far.redis || is_absent(key)) {
+        return APR_NOTFOUND;
+    }
+    if (mcp_redis_is_open(far.redis)) {
+        return APR_EBUSY;
     }
     if (!ask) {
         *asks = ask = apr_pcalloc(r->pool, sizeof(*ask));
     }
     if (index_of(ask, key) >= 0) {
-        return;
+        return APR_SUCCESS;
     }
     if (ask->count == ASK_MOST) {
         ask->too_many = 1;
-        return;
+        return APR_SUCCESS;
     }
-    ask->found[ask->count] = APR_NOTFOUND;
+    ask->found[ask->count] = unanswered;
+    ask->here[ask->count] = here;
     ask->sessions[ask->count++] = *key;
+    return APR_SUCCESS;
 }
 
 static void read_answers(mcp_far_ask_t *ask)
@@ -239,12 +246,14 @@ static void read_answers(mcp_far_ask_t *ask)
     for (i = 0; i < ask->count && all->elements == (size_t)ask->count; i++) {
         const redisReply *one = all->element[i];
 
+        ask->found[i] = APR_NOTFOUND;
         if (one->type == REDIS_REPLY_STRING) {
             ask->found[i] = mcp_far_parse(&ask->sessions[i], one->str, (apr_size_t)one->len,
                                           ask->members[i]);
         }
         if (ask->found[i] == APR_NOTFOUND) {
             set_absent(&ask->sessions[i], mcp_clock_now() + ABSENT_FOR);
+            ask->found[i] = ask->here[i];
         }
     }
 }
@@ -477,7 +486,7 @@ apr_interval_time_t mcp_far_renew_every(void)
 static apr_time_t told_since(apr_time_t now)
 {
     apr_time_t restarted = __atomic_load_n(&far.shared->restarted, __ATOMIC_ACQUIRE);
-    apr_time_t since = now - far.ttl / 8;
+    apr_time_t since = now - mcp_far_renew_every();
 
     if (mcp_redis_is_open(far.redis)) {
         return 0;

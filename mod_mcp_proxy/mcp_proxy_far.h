@@ -49,10 +49,15 @@ void mcp_far_met(const mcp_redis_info_t *info);
 typedef struct mcp_far_ask_t mcp_far_ask_t;
 
 /**
- * The table does not know this session: ask for it, if that makes sense.
+ * The table does not know this session, or as another identity's: ask for it, if that makes sense.
  * @param ask made where there is none yet
+ * @param here what mcp_far_answer() says if it is not there
+ * @param unanswered ... and if nobody says so
+ * @return APR_SUCCESS: it will be asked for; APR_NOTFOUND: it is not there; APR_EBUSY: the store is
+ *         away
  */
-void mcp_far_want(request_rec *r, mcp_far_ask_t **ask, const mcp_session_key_t *key);
+apr_status_t mcp_far_want(request_rec *r, mcp_far_ask_t **ask, const mcp_session_key_t *key,
+                          apr_status_t here, apr_status_t unanswered);
 
 /** @return APR_EAGAIN: it takes a moment; else the answers are there, or there are none */
 apr_status_t mcp_far_ask_start(mcp_far_ask_t *ask);
@@ -68,13 +73,13 @@ int mcp_far_ask_park(mcp_far_ask_t *ask, mcp_park_t *park);
 
 /**
  * What became of one id.
- * @return APR_SUCCESS, with the member's name; APR_EACCES: another identity's; APR_NOTFOUND: not
- *         there, or no answer
+ * @return APR_SUCCESS, with the member's name; APR_EACCES: another identity's; or what
+ *         mcp_far_want() was given
  */
 apr_status_t mcp_far_answer(const mcp_far_ask_t *ask, const mcp_session_key_t *key,
                             const char **member);
 
-/** Whether any of the ids belongs to another identity, or there were too many of them. */
+/** Whether mcp_far_answer() says APR_EACCES of any of the ids, or there were too many of them. */
 int mcp_far_is_any_foreign(const mcp_far_ask_t *ask);
 
 /* ---- writing ---- */

@@ -3,8 +3,9 @@
  * A rescue, step by step: the request is tried once more where its session should be, if that can
  * do no harm; the claim is taken, or its owner waited for; initialize, notifications/initialized;
  * the route is written down; the request is sent there. Each step is an attempt of the exchange and
- * ends in mcp_rescue_goes_on(), on a worker. Invariant: whoever holds the claim gives it back
- * there, or it ends by itself.
+ * ends in mcp_rescue_goes_on(), on a worker. Invariant: whoever holds the claim renews it and gives
+ * it back there, or it ends by itself. It saves work and decides nothing: what counts is who writes
+ * the route first.
  */
 #include "mcp_proxy_rescue_steps.h"
 
@@ -16,9 +17,14 @@
 #include "mcp_clock.h"
 #include "mcp_httpd_request.h"
 
-/* A rescue as a whole, waiting for another one's as well; a claim outlives it. */
+/* A rescue as a whole, waiting for another one's as well. */
 #define MOST apr_time_from_sec(30)
-#define CLAIM_LIFE apr_time_from_sec(35)
+/* One step at one member, where there is another: it may hang, which looks like slowness. */
+#define MOST_STEP apr_time_from_sec(5)
+/* A claim is renewed until its rescue is over: that of a gateway that is gone is in nobody's way
+ * for long. */
+#define CLAIM_LIFE apr_time_from_sec(4)
+#define RENEW_EVERY (CLAIM_LIFE / 4)
 #define MOST_ASKING apr_time_from_sec(5)
 /*
  * A process that is being killed takes connections until the system gets to its listening socket,
@@ -133,6 +139,42 @@ static int call_broke_between_events(const mcp_exchange_t *x)
 
 /* ---- steps ---- */
 
+static int is_avoided(const mcp_proxy_request_t *q, const proxy_worker *worker)
+{
+    int i;
+
+    for (i = 0; q->avoided && i < q->avoided->nelts; i++) {
+        if (APR_ARRAY_IDX(q->avoided, i, const proxy_worker *) == worker) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether there is one to turn to, should the member that has been chosen not answer. */
+static int is_there_another(const mcp_exchange_t *x)
+{
+    const mcp_proxy_request_t *q = x->q;
+    proxy_worker **workers = q->balancer ? (proxy_worker **)q->balancer->workers->elts : NULL;
+    int i;
+
+    for (i = 0; workers && i < q->balancer->workers->nelts; i++) {
+        if (workers[i] != x->target.worker && !is_avoided(q, workers[i])
+            && PROXY_WORKER_IS_USABLE(workers[i]) && !PROXY_WORKER_IS_DRAINING(workers[i])) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* In the end there is time for servers that all take long to open a session. */
+static apr_time_t time_for_step(const mcp_exchange_t *x)
+{
+    apr_time_t until = mcp_clock_now() + MOST_STEP;
+
+    return until <= x->rescue->until - MOST / 2 && is_there_another(x) ? until : x->rescue->until;
+}
+
 static int start_step(mcp_exchange_t *x, mcp_rescue_step_e step)
 {
     mcp_opening_t *answer = &x->rescue->answer;
@@ -140,6 +182,7 @@ static int start_step(mcp_exchange_t *x, mcp_rescue_step_e step)
 
     mcp_exchange_let_go(x);
     x->rescue->step = step;
+    x->rescue->step_until = time_for_step(x);
     answer->found = MCP_OPENING_MORE;
     answer->body.len = answer->read = 0;
     status = mcp_exchange_start(x);
@@ -160,12 +203,33 @@ static int pause_for(mcp_exchange_t *x, mcp_rescue_step_e step)
     return 1;
 }
 
-static void give_claim_back(mcp_exchange_t *x, const mcp_record_route_t *route)
+/* APR_EEXIST: another one has been faster, and the session is where that has taken it. */
+static apr_status_t give_claim_back(mcp_exchange_t *x, const mcp_record_route_t *route)
 {
-    if (x->rescue->holds_claim) {
-        mcp_rescue_release(mcp_proxy_rescues(), &x->q->key, &x->rescue->claim, route, x->r->pool);
-        x->rescue->holds_claim = 0;
+    if (!x->rescue->holds_claim) {
+        return APR_SUCCESS;
     }
+    x->rescue->holds_claim = 0;
+    return mcp_rescue_release(mcp_proxy_rescues(), &x->q->key, &x->rescue->claim, route,
+                              x->r->pool);
+}
+
+static void restore_session(mcp_exchange_t *x)
+{
+    if (x->rescue->old_session) {
+        x->q->backend_session = x->rescue->old_session;
+        x->rescue->old_session = NULL;
+    }
+}
+
+static int take_claim(mcp_exchange_t *x);
+
+/* What the member at hand has opened, if anything, is left to it. */
+static int follow_other(mcp_exchange_t *x)
+{
+    x->rescue->holds_claim = 0;
+    restore_session(x);
+    return take_claim(x);
 }
 
 /*
@@ -176,12 +240,12 @@ static int give_up(mcp_exchange_t *x, int is_over, const char *why)
 {
     mcp_rescue_t *rescue = x->rescue;
 
+    if (give_claim_back(x, NULL) == APR_EEXIST) {
+        return follow_other(x);
+    }
     ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, x->r, MCP_LOGNO(2151)
                   "the session could not be rescued: %s", why);
-    give_claim_back(x, NULL);
-    if (rescue->old_session) {
-        x->q->backend_session = rescue->old_session;
-    }
+    restore_session(x);
     if (is_over || rescue->was_refused) {
         mcp_proxy_forget(x->q);
     }
@@ -243,15 +307,10 @@ static int initialize(mcp_exchange_t *x)
 /* Not of this member: there may be one that can. What it has opened, if anything, is left to it. */
 static int initialize_elsewhere(mcp_exchange_t *x)
 {
-    mcp_rescue_t *rescue = x->rescue;
-
     if (is_unsent(x)) { /* else it may be slow, or broken: not for mod_proxy to know */
         mcp_exchange_mark_member(x);
     }
-    if (rescue->old_session) {
-        x->q->backend_session = rescue->old_session;
-        rescue->old_session = NULL;
-    }
+    restore_session(x);
     avoid_member(x);
     return initialize(x);
 }
@@ -322,13 +381,14 @@ static int take_claim(mcp_exchange_t *x)
     apr_pool_create(&look, x->r->pool);
     rv = mcp_rescue_claim(mcp_proxy_rescues(), &x->q->key, CLAIM_LIFE, look, claim);
     rescue->holds_claim = rv == APR_SUCCESS;
+    rescue->renew_at = mcp_clock_now() + RENEW_EVERY;
     if (claim->route.generation > x->q->generation) {
         give_claim_back(x, NULL);
         return adopt(x, &claim->route);
     }
     if (rv == APR_EBUSY) {
         apr_pool_destroy(look);
-        memset(&claim->route, 0, sizeof(claim->route));
+        memset(claim, 0, sizeof(*claim));
         return wait_for_other(x);
     }
     if (x->r->method_number == M_DELETE) {
@@ -467,11 +527,13 @@ static int after_initialized(mcp_exchange_t *x)
     route->generation = (route->generation > q->generation ? route->generation : q->generation) + 1;
     route->member = mcp_proxy_member_name(x->r->pool, x->target.worker);
     route->session = rescue->session;
+    if (give_claim_back(x, route) == APR_EEXIST) {
+        return follow_other(x);
+    }
     q->generation = route->generation;
     q->pinned = q->balancer ? x->target.worker : NULL;
     rescue->old_session = NULL;
     mcp_proxy_move(x->r, q, x->target.worker);
-    give_claim_back(x, route);
     ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, x->r, MCP_LOGNO(2152)
                   "session rescued: opened anew at %s; rescue %u of it, %u within a minute",
                   x->target.worker->s->name_ex, route->generation, route->recent);
@@ -539,5 +601,31 @@ int mcp_rescue_goes_on(mcp_exchange_t *x)
 
 apr_time_t mcp_rescue_deadline(const mcp_exchange_t *x)
 {
-    return x->rescue && (x->state == MCP_X_WAIT || mcp_rescue_is_own(x)) ? x->rescue->until : 0;
+    if (!x->rescue || (x->state != MCP_X_WAIT && !mcp_rescue_is_own(x))) {
+        return 0;
+    }
+    return x->rescue->holds_claim ? x->rescue->step_until : x->rescue->until;
+}
+
+apr_time_t mcp_rescue_renewal(const mcp_exchange_t *x)
+{
+    return x->rescue && x->rescue->holds_claim ? x->rescue->renew_at : 0;
+}
+
+void mcp_rescue_renew_claim(mcp_exchange_t *x)
+{
+    apr_time_t now = mcp_clock_now(), when = mcp_rescue_renewal(x);
+    apr_pool_t *p; /* one of many */
+    apr_status_t rv;
+
+    if (!when || now < when || x->state == MCP_X_END) {
+        return;
+    }
+    x->rescue->renew_at = now + RENEW_EVERY;
+    apr_pool_create(&p, x->r->pool);
+    rv = mcp_rescue_renew(mcp_proxy_rescues(), &x->q->key, &x->rescue->claim, CLAIM_LIFE, p);
+    apr_pool_destroy(p);
+    if (rv == APR_EEXIST) {
+        follow_other(x);
+    }
 }

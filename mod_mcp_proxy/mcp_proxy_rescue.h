@@ -69,7 +69,17 @@ void mcp_rescue_watch_list(mcp_exchange_t *x);
 void mcp_rescue_read_along(mcp_exchange_t *x, const char *buf, apr_size_t len);
 void mcp_rescue_note_list(mcp_exchange_t *x);
 
-/** When it has taken too long; 0: it is not at it. */
+/** When it, or the step that it is at, has taken too long; 0: it is not at it. */
 apr_time_t mcp_rescue_deadline(const mcp_exchange_t *x);
+
+/** What ran out then, for the log. */
+#define MCP_RESCUE_STEP_TIME "the time for a step of a rescue"
+
+/** When its claim is to be renewed; 0: it has none. */
+apr_time_t mcp_rescue_renewal(const mcp_exchange_t *x);
+
+/** Renew the claim, if it is time to. Where another one has it that is waited for, or followed.
+ * Worker. */
+void mcp_rescue_renew_claim(mcp_exchange_t *x);
 
 #endif

@@ -9,7 +9,7 @@
 #include "mcp_clock.h"
 
 #define MOST_COMMANDS 3
-#define MOST_ARGS 6
+#define MOST_ARGS 10
 
 typedef struct pipeline_t {
     apr_pool_t *p;
@@ -19,10 +19,23 @@ typedef struct pipeline_t {
     size_t len[MOST_COMMANDS][MOST_ARGS];
 } pipeline_t;
 
-/* KEYS[1] the claim, ARGV[1] whose. */
-static const char release_source[] =
-    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end\n"
-    "return 0\n";
+/* KEYS[1] the claim, ARGV[1] whose, ARGV[2] for how long. */
+static const char renew_source[] =
+    "local c = redis.call('GET', KEYS[1])\n"
+    "if c and c ~= ARGV[1] then return 0 end\n"
+    "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
+    "return 1\n";
+
+/* KEYS: claim, route, parameters. ARGV: whose claim, the route before and after, its life. */
+static const char change_source[] =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end\n"
+    "local r = redis.call('GET', KEYS[2])\n"
+    "if r and r ~= ARGV[2] then return 0 end\n"
+    "if ARGV[3] ~= '' then\n"
+    "  redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])\n"
+    "  redis.call('PEXPIRE', KEYS[3], ARGV[4])\n"
+    "end\n"
+    "return 1\n";
 
 static const char *key_of(const mcp_session_key_t *session, const char *what, apr_pool_t *p)
 {
@@ -35,7 +48,7 @@ static void add(pipeline_t *pipeline, const char *text, apr_size_t len)
     int i = pipeline->count - 1;
     mcp_redis_command_t *command = &pipeline->commands[i];
 
-    pipeline->argv[i][command->argc] = text;
+    pipeline->argv[i][command->argc] = len ? text : "";
     pipeline->len[i][command->argc++] = len;
 }
 
@@ -152,26 +165,65 @@ apr_status_t mcp_rescue_far_claim(const mcp_rescue_far_t *far, const mcp_session
     return rv;
 }
 
-apr_status_t mcp_rescue_far_release(const mcp_rescue_far_t *far, const mcp_session_key_t *session,
-                                    mcp_span_t token, mcp_span_t route, apr_interval_time_t ttl,
-                                    apr_pool_t *p)
+/* A script of so many keys, which follow, and their arguments. */
+static void begin_script(pipeline_t *pipeline, const mcp_redis_script_t *script, const char *keys)
+{
+    mcp_redis_command_t *command = begin(pipeline, NULL);
+
+    command->script = script;
+    command->expect = REDIS_REPLY_INTEGER;
+    command->argc = 2; /* the script's own */
+    add_text(pipeline, keys);
+}
+
+/* What a script said: 0 where another one has been there. */
+static apr_status_t run_script(const mcp_rescue_far_t *far, pipeline_t *pipeline)
+{
+    apr_status_t rv = run(far, pipeline, MCP_RESCUE_FAR_CLAIM_TIMEOUT);
+
+    if (rv != APR_SUCCESS) {
+        return rv;
+    }
+    if (pipeline->commands[0].reply->type != REDIS_REPLY_INTEGER) {
+        rv = APR_EGENERAL;
+    }
+    else if (!pipeline->commands[0].reply->integer) {
+        rv = APR_EEXIST;
+    }
+    mcp_redis_free_replies(pipeline->commands, pipeline->count);
+    return rv;
+}
+
+apr_status_t mcp_rescue_far_renew(const mcp_rescue_far_t *far, const mcp_session_key_t *session,
+                                  mcp_span_t token, apr_interval_time_t life, apr_pool_t *p)
 {
     pipeline_t pipeline = { .p = p };
     mcp_redis_script_t script;
 
-    mcp_redis_script_init(&script, release_source);
-    if (route.p) {
-        set(&pipeline, key_of(session, "route", p), route, ttl);
-        begin(&pipeline, "PEXPIRE");
-        add_text(&pipeline, key_of(session, "params", p));
-        add_msec(&pipeline, ttl);
-    }
-    begin(&pipeline, NULL)->script = &script;
-    pipeline.commands[pipeline.count - 1].argc = 2; /* the script's own */
-    add_text(&pipeline, "1");
+    mcp_redis_script_init(&script, renew_source);
+    begin_script(&pipeline, &script, "1");
     add_text(&pipeline, key_of(session, "claim", p));
     add(&pipeline, token.p, token.len);
-    return run_and_forget(far, &pipeline, MCP_RESCUE_FAR_CLAIM_TIMEOUT);
+    add_msec(&pipeline, life);
+    return run_script(far, &pipeline);
+}
+
+apr_status_t mcp_rescue_far_change(const mcp_rescue_far_t *far, const mcp_session_key_t *session,
+                                   const mcp_rescue_change_t *change, apr_pool_t *p)
+{
+    pipeline_t pipeline = { .p = p };
+    mcp_redis_script_t script;
+
+    mcp_redis_script_init(&script, change_source);
+    begin_script(&pipeline, &script, "3");
+    add_text(&pipeline, key_of(session, "claim", p));
+    add_text(&pipeline, key_of(session, "route", p));
+    add_text(&pipeline, key_of(session, "params", p));
+    add(&pipeline, change->token.p, change->token.len);
+    add(&pipeline, change->before.p, change->before.len);
+    add(&pipeline, change->after.p, change->after.p ? change->after.len : 0);
+    add_msec(&pipeline, change->ttl);
+    return run_script(far, &pipeline);
 }
 
 void mcp_rescue_far_forget(const mcp_rescue_far_t *far, const mcp_session_key_t *session,

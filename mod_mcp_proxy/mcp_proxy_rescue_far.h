@@ -35,10 +35,29 @@ apr_status_t mcp_rescue_far_claim(const mcp_rescue_far_t *far, const mcp_session
                                   mcp_span_t token, apr_interval_time_t life, apr_pool_t *p,
                                   mcp_span_t *params, mcp_span_t *route);
 
-/** Give the claim back, if it is still this one; with @a route (p not NULL) write that before. */
-apr_status_t mcp_rescue_far_release(const mcp_rescue_far_t *far, const mcp_session_key_t *session,
-                                    mcp_span_t token, mcp_span_t route, apr_interval_time_t ttl,
-                                    apr_pool_t *p);
+/**
+ * The claim is good for @a life from now on.
+ * @return APR_SUCCESS, also where it had run out and nobody had taken it; APR_EEXIST: another one
+ *         has it; else the store cannot be asked
+ */
+apr_status_t mcp_rescue_far_renew(const mcp_rescue_far_t *far, const mcp_session_key_t *session,
+                                  mcp_span_t token, apr_interval_time_t life, apr_pool_t *p);
+
+/** One route in place of another, both encrypted. */
+typedef struct mcp_rescue_change_t {
+    mcp_span_t token;        /* the claim that ends with it; no bytes: none does */
+    mcp_span_t before;       /* what stood there when this began; no bytes: none */
+    mcp_span_t after;        /* p NULL: leave it */
+    apr_interval_time_t ttl;
+} mcp_rescue_change_t;
+
+/**
+ * Give the claim back, if it is still this one, and write the route, if it is still that one: a
+ * claim may have run out, and another gateway been faster.
+ * @return APR_EEXIST: it was, and what it has written stays
+ */
+apr_status_t mcp_rescue_far_change(const mcp_rescue_far_t *far, const mcp_session_key_t *session,
+                                   const mcp_rescue_change_t *change, apr_pool_t *p);
 
 /** The session is over. */
 void mcp_rescue_far_forget(const mcp_rescue_far_t *far, const mcp_session_key_t *session,

@@ -31,6 +31,8 @@ typedef struct mcp_rescue_t {
     int has_member;           /* the balancer has just chosen it */
     unsigned tries, agains, adoptions;
     apr_time_t until;
+    apr_time_t step_until;    /* the same of the step under way, while holds_claim */
+    apr_time_t renew_at;      /* while holds_claim */
     apr_time_t look_at;       /* while MCP_RESCUE_WAITING */
     mcp_rescue_claim_t claim;
     const char *id;           /* of initialize, raw JSON */

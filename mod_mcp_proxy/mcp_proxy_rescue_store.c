@@ -36,18 +36,17 @@ static apr_status_t put_near(const mcp_rescue_store_t *store, const mcp_session_
     return mcp_blobs_put(store->near, name, sealed, store->ttl);
 }
 
-static apr_status_t get(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
-                        mcp_record_kind_e kind, apr_pool_t *p, mcp_span_t *plain)
+/* Encrypted; no bytes: there is none. */
+static mcp_span_t get_sealed(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                             mcp_record_kind_e kind, apr_pool_t *p)
 {
     unsigned char name[MCP_RECORD_NAME];
+    mcp_span_t sealed = { "", 0 };
     apr_interval_time_t left;
-    mcp_span_t sealed;
-    apr_status_t rv;
 
     mcp_record_name(session, kind, name);
-    rv = mcp_blobs_get(store->near, name, p, &sealed, &left);
-    return rv == APR_SUCCESS ? mcp_record_decrypt(store->keys, session, kind, sealed, p, plain)
-                             : rv;
+    mcp_blobs_get(store->near, name, p, &sealed, &left);
+    return sealed;
 }
 
 static void drop(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
@@ -81,19 +80,21 @@ apr_status_t mcp_rescue_remember(const mcp_rescue_store_t *store, const mcp_sess
     return rv;
 }
 
-static apr_status_t read_route(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
-                               apr_pool_t *p, mcp_record_route_t *route)
+/* Generation 0: it is none. */
+static mcp_record_route_t read_route(const mcp_rescue_store_t *store,
+                                     const mcp_session_key_t *session, mcp_span_t sealed,
+                                     apr_pool_t *p)
 {
+    mcp_record_route_t route;
     mcp_span_t plain;
-    apr_status_t rv = get(store, session, MCP_RECORD_ROUTE, p, &plain);
 
-    if (rv == APR_SUCCESS) {
-        rv = mcp_record_read_route(plain, route);
+    if (sealed.len
+        && mcp_record_decrypt(store->keys, session, MCP_RECORD_ROUTE, sealed, p, &plain)
+            == APR_SUCCESS
+        && mcp_record_read_route(plain, &route) == APR_SUCCESS) {
+        return route;
     }
-    if (rv != APR_SUCCESS) {
-        *route = (mcp_record_route_t){ 0, "", "", 0, 0 };
-    }
-    return rv == APR_SUCCESS ? APR_SUCCESS : APR_NOTFOUND;
+    return (mcp_record_route_t){ 0, "", "", 0, 0 };
 }
 
 void mcp_rescue_prolong(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
@@ -112,16 +113,31 @@ apr_status_t mcp_rescue_find_route(const mcp_rescue_store_t *store,
                                    mcp_record_route_t *route)
 {
     mcp_rescue_prolong(store, session, store->ttl);
-    return read_route(store, session, p, route);
+    *route = read_route(store, session, get_sealed(store, session, MCP_RECORD_ROUTE, p), p);
+    return route->generation ? APR_SUCCESS : APR_NOTFOUND;
 }
 
-/* What the far store has is what counts: keep it here, too. */
-static void take_over(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
-                      mcp_record_kind_e kind, mcp_span_t sealed)
+/*
+ * What the far store has is what counts, and is kept here, too; but for a route that is older than
+ * the one here, which was made while that store was away.
+ * @return APR_EEXIST: it is to be told
+ */
+static apr_status_t take_over(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                              mcp_span_t params, mcp_span_t route, apr_pool_t *p)
 {
-    if (sealed.p) {
-        put_near(store, session, kind, sealed);
+    mcp_span_t ours = get_sealed(store, session, MCP_RECORD_ROUTE, p);
+
+    if (params.p) {
+        put_near(store, session, MCP_RECORD_PARAMS, params);
     }
+    if (read_route(store, session, ours, p).generation
+        > read_route(store, session, route, p).generation) {
+        return APR_EEXIST;
+    }
+    if (route.p) {
+        put_near(store, session, MCP_RECORD_ROUTE, route);
+    }
+    return APR_SUCCESS;
 }
 
 static apr_status_t claim_far(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
@@ -134,19 +150,14 @@ static apr_status_t claim_far(const mcp_rescue_store_t *store, const mcp_session
         return APR_SUCCESS;
     }
     rv = mcp_rescue_far_claim(&store->far, session, token, life, p, &params, &route);
-    take_over(store, session, MCP_RECORD_PARAMS, params);
-    take_over(store, session, MCP_RECORD_ROUTE, route);
+    if (take_over(store, session, params, route, p) == APR_EEXIST && rv == APR_SUCCESS) {
+        mcp_rescue_change_t change = { .before = route, .ttl = store->ttl };
+
+        change.after = get_sealed(store, session, MCP_RECORD_ROUTE, p);
+        mcp_rescue_far_change(&store->far, session, &change, p);
+    }
     /* While it does not answer, each gateway does what it can. */
     return rv == APR_EBUSY ? rv : APR_SUCCESS;
-}
-
-static void release(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
-                    mcp_span_t token, mcp_span_t route, apr_pool_t *p)
-{
-    if (store->far.redis) {
-        mcp_rescue_far_release(&store->far, session, token, route, store->ttl, p);
-    }
-    drop(store, session, MCP_RECORD_CLAIM, &token);
 }
 
 static void make_token(char token[MCP_RESCUE_TOKEN])
@@ -161,7 +172,7 @@ static void make_token(char token[MCP_RESCUE_TOKEN])
 static int bury_claim(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
                       const unsigned char name[MCP_RECORD_NAME], apr_pool_t *p)
 {
-    static const mcp_span_t nothing = { NULL, 0 };
+    mcp_rescue_change_t change = { .ttl = store->ttl };
     apr_interval_time_t left;
     mcp_span_t token;
     apr_int32_t pid;
@@ -174,7 +185,11 @@ static int bury_claim(const mcp_rescue_store_t *store, const mcp_session_key_t *
     if (pid <= 0 || kill(pid, 0) == 0 || errno != ESRCH) {
         return 0;
     }
-    release(store, session, token, nothing, p);
+    change.token = token;
+    if (store->far.redis) {
+        mcp_rescue_far_change(&store->far, session, &change, p);
+    }
+    mcp_blobs_remove(store->near, name, &token);
     return 1;
 }
 
@@ -196,7 +211,6 @@ static apr_status_t claim_near(const mcp_rescue_store_t *store, const mcp_sessio
 apr_status_t mcp_rescue_claim(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
                               apr_interval_time_t life, apr_pool_t *p, mcp_rescue_claim_t *claim)
 {
-    static const mcp_span_t nothing = { NULL, 0 };
     mcp_span_t token = { claim->token, MCP_RESCUE_TOKEN };
     apr_status_t rv;
 
@@ -208,34 +222,75 @@ apr_status_t mcp_rescue_claim(const mcp_rescue_store_t *store, const mcp_session
             drop(store, session, MCP_RECORD_CLAIM, &token);
         }
     }
-    read_route(store, session, p, &claim->route);
+    claim->before = get_sealed(store, session, MCP_RECORD_ROUTE, p);
+    claim->route = read_route(store, session, claim->before, p);
     if (rv == APR_SUCCESS
-        && get(store, session, MCP_RECORD_PARAMS, p, &claim->params) != APR_SUCCESS) {
-        release(store, session, token, nothing, p);
+        && mcp_record_decrypt(store->keys, session, MCP_RECORD_PARAMS,
+                              get_sealed(store, session, MCP_RECORD_PARAMS, p), p, &claim->params)
+            != APR_SUCCESS) {
+        mcp_rescue_release(store, session, claim, NULL, p);
         return APR_NOTFOUND;
     }
     return rv;
+}
+
+apr_status_t mcp_rescue_renew(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                              const mcp_rescue_claim_t *claim, apr_interval_time_t life,
+                              apr_pool_t *p)
+{
+    mcp_span_t token = { claim->token, MCP_RESCUE_TOKEN };
+    unsigned char name[MCP_RECORD_NAME];
+
+    mcp_record_name(session, MCP_RECORD_CLAIM, name);
+    if (mcp_blobs_put_over(store->near, name, token, life, token) == APR_EEXIST) {
+        return APR_EEXIST;
+    }
+    return store->far.redis
+            && mcp_rescue_far_renew(&store->far, session, token, life, p) == APR_EEXIST
+        ? APR_EEXIST : APR_SUCCESS;
+}
+
+/* Where there is no far store, or it does not answer: the same with what is here. */
+static apr_status_t change_near(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                                const mcp_rescue_change_t *change, apr_pool_t *p)
+{
+    unsigned char name[MCP_RECORD_NAME];
+    mcp_span_t now;
+
+    if (change->after.p) {
+        mcp_record_name(session, MCP_RECORD_ROUTE, name);
+        return mcp_blobs_put_over(store->near, name, change->after, change->ttl, change->before);
+    }
+    now = get_sealed(store, session, MCP_RECORD_ROUTE, p);
+    return !now.len || (now.len == change->before.len
+                        && memcmp(now.p, change->before.p, now.len) == 0) ? APR_SUCCESS
+                                                                          : APR_EEXIST;
 }
 
 apr_status_t mcp_rescue_release(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
                                 const mcp_rescue_claim_t *claim, const mcp_record_route_t *route,
                                 apr_pool_t *p)
 {
-    mcp_span_t token = { claim->token, MCP_RESCUE_TOKEN }, sealed = { NULL, 0 };
-    apr_status_t rv = APR_SUCCESS;
+    mcp_span_t token = { claim->token, MCP_RESCUE_TOKEN };
+    mcp_rescue_change_t change = { token, claim->before, { NULL, 0 }, store->ttl };
+    apr_status_t sealed = APR_SUCCESS, rv = APR_EGENERAL;
 
     if (route) {
-        rv = mcp_record_encrypt(store->keys, session, MCP_RECORD_ROUTE,
-                                mcp_record_write_route(route, p), p, &sealed);
-        if (rv == APR_SUCCESS) {
-            rv = put_near(store, session, MCP_RECORD_ROUTE, sealed);
-        }
-        else {
-            sealed.p = NULL;
-        }
+        sealed = mcp_record_encrypt(store->keys, session, MCP_RECORD_ROUTE,
+                                    mcp_record_write_route(route, p), p, &change.after);
+        change.after.p = sealed == APR_SUCCESS ? change.after.p : NULL;
     }
-    release(store, session, token, sealed, p);
-    return rv;
+    if (store->far.redis) {
+        rv = mcp_rescue_far_change(&store->far, session, &change, p);
+    }
+    if (rv == APR_SUCCESS && change.after.p) {
+        rv = put_near(store, session, MCP_RECORD_ROUTE, change.after);
+    }
+    else if (rv != APR_SUCCESS && rv != APR_EEXIST) {
+        rv = change_near(store, session, &change, p);
+    }
+    drop(store, session, MCP_RECORD_CLAIM, &token);
+    return rv == APR_SUCCESS ? sealed : rv;
 }
 
 void mcp_rescue_forget(const mcp_rescue_store_t *store, const mcp_session_key_t *session,

@@ -27,6 +27,7 @@ typedef struct mcp_rescue_claim_t {
     char token[MCP_RESCUE_TOKEN]; /* whose claim it is: process, and random bytes */
     mcp_span_t params;            /* the client's own, from the pool */
     mcp_record_route_t route;     /* generation 0: it was never rescued */
+    mcp_span_t before;            /* ... encrypted, as it stood there; no bytes: none did */
 } mcp_rescue_claim_t;
 
 /** Memory for the records of @a entries sessions. */
@@ -59,7 +60,19 @@ void mcp_rescue_prolong(const mcp_rescue_store_t *store, const mcp_session_key_t
 apr_status_t mcp_rescue_claim(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
                               apr_interval_time_t life, apr_pool_t *p, mcp_rescue_claim_t *claim);
 
-/** Give a claim back; with @a route the session is there from now on. Blocks for the far store. */
+/**
+ * Who has the claim is still at it: it is good for @a life from now on. Blocks for the far store.
+ * @return APR_EEXIST: it had run out, and another one has it
+ */
+apr_status_t mcp_rescue_renew(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
+                              const mcp_rescue_claim_t *claim, apr_interval_time_t life,
+                              apr_pool_t *p);
+
+/**
+ * Give a claim back; with @a route the session is there from now on. Blocks for the far store.
+ * @return APR_EEXIST: the claim had run out, and another one has moved the session or made it
+ *         somebody's again: that stays; else whether the route could be written
+ */
 apr_status_t mcp_rescue_release(const mcp_rescue_store_t *store, const mcp_session_key_t *session,
                                 const mcp_rescue_claim_t *claim, const mcp_record_route_t *route,
                                 apr_pool_t *p);

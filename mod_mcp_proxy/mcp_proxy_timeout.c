@@ -86,10 +86,12 @@ static apr_time_t deadline_of_state(const mcp_exchange_t *x);
 /* When something has to be looked at, should nothing happen before. */
 apr_time_t mcp_exchange_deadline(const mcp_exchange_t *x)
 {
-    apr_time_t when = deadline_of_state(x), rescue = mcp_rescue_deadline(x);
+    apr_time_t when = deadline_of_state(x), rescue = x->rescue ? mcp_rescue_deadline(x) : 0;
+    apr_time_t renewal = x->rescue ? mcp_rescue_renewal(x) : 0;
 
     when = x->doubted_since ? earlier(when, x->doubted_since + DOUBT) : when;
     when = rescue ? earlier(when, rescue) : when;
+    when = renewal ? earlier(when, renewal) : when;
     return x->drain_at ? earlier(when, drain_time(x)) : when;
 }
 
@@ -130,10 +132,15 @@ static apr_time_t deadline_of_state(const mcp_exchange_t *x)
     return when;
 }
 
-void mcp_exchange_time_out(mcp_exchange_t *x, int status, const char *which)
+static void log_time_out(mcp_exchange_t *x, const char *which)
 {
     ap_log_rerror(APLOG_MARK, x->head_sent ? APLOG_INFO : APLOG_ERR, APR_TIMEUP, x->r,
                   MCP_LOGNO(2040) "%s ran out waiting for %s", which, x->target.worker->s->name_ex);
+}
+
+void mcp_exchange_time_out(mcp_exchange_t *x, int status, const char *which)
+{
+    log_time_out(x, which);
     x->timed_out = 1;
     if (x->head_sent) {
         x->broken = 1;
@@ -253,6 +260,18 @@ static int has_drained(mcp_exchange_t *x, apr_time_t now)
     return 1;
 }
 
+/* A member that is to open a session, and is not connected by then, is as one that refuses. */
+static void end_rescue_step(mcp_exchange_t *x)
+{
+    int is_unconnected = mcp_rescue_renewal(x)
+        && (x->state == MCP_X_CONNECT || x->state == MCP_X_HANDSHAKE);
+
+    if (x->state != MCP_X_WAIT) {
+        log_time_out(x, MCP_RESCUE_STEP_TIME);
+    }
+    mcp_exchange_fail(x, is_unconnected ? HTTP_SERVICE_UNAVAILABLE : HTTP_GATEWAY_TIME_OUT);
+}
+
 /* The deadline has come, or maybe another one meanwhile: see which. */
 void mcp_exchange_look_at_clock(mcp_exchange_t *x)
 {
@@ -262,7 +281,7 @@ void mcp_exchange_look_at_clock(mcp_exchange_t *x)
         return;
     }
     if (mcp_rescue_deadline(x) && now >= mcp_rescue_deadline(x)) {
-        mcp_exchange_fail(x, HTTP_GATEWAY_TIME_OUT);
+        end_rescue_step(x);
         return;
     }
     switch (x->state) {

@@ -92,6 +92,22 @@ def test_another_identity_gets_404_on_every_gateway(fleet, redis):
         assert_rpc_error(use(gw, client.session, [BOB]), 404, 1)
 
 
+def test_an_id_that_is_given_out_anew_is_its_new_owners_on_every_gateway(fleet, redis):
+    """By a server that counts its sessions, and was restarted."""
+    gateways = fleet(redis().store, 2, AUTH)
+    for made in fleet.servers:
+        made.make_id = lambda: "session-1"
+    alice = Mcp(gateways[0], headers=[ALICE]).initialize()
+    for made in fleet.servers:
+        made.sessions.clear()
+    bob = Mcp(gateways[1], headers=[BOB]).initialize()
+    home = bob.where()
+    assert bob.session == alice.session
+    assert use(gateways[0], bob.session, [BOB]).message()["result"]["server"] == home
+    for gw in gateways:
+        assert_rpc_error(use(gw, alice.session, [ALICE]), 404, 1)
+
+
 def test_a_session_deleted_on_one_gateway_is_gone_on_the_other(fleet, redis):
     server = redis()
     one, two = fleet(server.store)
@@ -239,6 +255,36 @@ def test_while_redis_is_away_known_sessions_go_on_and_new_ones_are_learnt_here(f
     wait_until(lambda: len(server.keys()) >= len(new + known), "all of them to be stored")
     assert [at(two, client).where() for client in new] == new_homes
     assert [len(lines(gw, tag)) for gw in (one, two) for tag in (DOWN, UP)] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("place", ["header", "query"])
+def test_while_redis_is_away_nobody_gets_a_users_session_from_another_gateway(fleet, redis, place):
+    server = redis()
+    one, two = fleet(server.store, 2, AUTH)
+    for gw in (one, two):
+        gw.expect_log(DOWN)
+        gw.expect_log(UP)
+    alice = Mcp(one, headers=[ALICE]).initialize()
+    bob = Mcp(two, headers=[BOB]).initialize()
+    server.kill()
+    wait_until(lambda: lines(two, DOWN), "the warning")
+
+    def with_hers(*headers):
+        if place == "header":
+            return use(two, alice.session, headers)
+        return two.request("POST", "/mcp?session_id=" + alice.session, [ACCEPT, JSON, *headers],
+                           json.dumps(call("whoami")).encode())
+
+    assert_rpc_error(with_hers(BOB), 404, 1)
+    # Nobody can tell that it is hers.
+    assert_rpc_error(with_hers(ALICE), 404, 1)
+    assert use(one, alice.session, [ALICE]).status == 200
+    assert bob.where()
+    server.start()
+    wait_until(lambda: lines(one, UP) and lines(two, UP), "the recovery")
+    wait_until(lambda: use(one, alice.session, [ALICE]) and server.keys(), "it to be stored")
+    wait_until(lambda: with_hers(ALICE).status == 200, "hers again")
+    assert_rpc_error(with_hers(BOB), 404, 1)
 
 
 def test_nobody_but_a_probe_asks_while_the_breaker_is_open(fleet, keep):

@@ -104,6 +104,63 @@ START_TEST(who_dies_over_it_does_not_keep_others_from_it)
 }
 END_TEST
 
+START_TEST(a_claim_that_is_renewed_does_not_run_out)
+{
+    mcp_rescue_claim_t mine, yours;
+    int i;
+
+    remember();
+    mcp_rescue_prolong(&store, &key, 20 * LIFE);
+    ck_assert_int_eq(claim(&mine), APR_SUCCESS);
+    for (i = 1; i < 5; i++) {
+        mcp_clock_set(START + i * (LIFE - 1));
+        ck_assert_int_eq(claim(&yours), APR_EBUSY);
+        ck_assert_int_eq(mcp_rescue_renew(&store, &key, &mine, LIFE, pool), APR_SUCCESS);
+    }
+    /* Nobody has missed it. */
+    mcp_clock_set(START + 10 * LIFE);
+    ck_assert_int_eq(mcp_rescue_renew(&store, &key, &mine, LIFE, pool), APR_SUCCESS);
+    mcp_clock_set(START + 11 * LIFE);
+    ck_assert_int_eq(claim(&yours), APR_SUCCESS);
+    ck_assert_int_eq(mcp_rescue_renew(&store, &key, &mine, LIFE, pool), APR_EEXIST);
+}
+END_TEST
+
+START_TEST(who_comes_too_late_changes_nothing)
+{
+    mcp_rescue_claim_t late, mine;
+    mcp_record_route_t route;
+
+    remember();
+    ck_assert_int_eq(claim(&late), APR_SUCCESS);
+    mcp_clock_set(START + LIFE);
+    ck_assert_int_eq(claim(&mine), APR_SUCCESS);
+    ck_assert_int_eq(release(&mine, 5), APR_SUCCESS);
+    ck_assert_int_eq(release(&late, 1), APR_EEXIST);
+    ck_assert_int_eq(release(&late, 0), APR_EEXIST);
+    ck_assert_int_eq(mcp_rescue_find_route(&store, &key, pool, &route), APR_SUCCESS);
+    ck_assert_uint_eq(route.generation, 5);
+}
+END_TEST
+
+START_TEST(who_is_late_and_still_the_first_counts)
+{
+    mcp_rescue_claim_t late, mine;
+    mcp_record_route_t route;
+
+    remember();
+    claim(&mine);
+    release(&mine, 1);
+    ck_assert_int_eq(claim(&late), APR_SUCCESS);
+    mcp_clock_set(START + LIFE);
+    ck_assert_int_eq(claim(&mine), APR_SUCCESS);
+    ck_assert_int_eq(release(&late, 2), APR_SUCCESS);
+    ck_assert_int_eq(release(&mine, 5), APR_EEXIST);
+    ck_assert_int_eq(mcp_rescue_find_route(&store, &key, pool, &route), APR_SUCCESS);
+    ck_assert_uint_eq(route.generation, 2);
+}
+END_TEST
+
 START_TEST(one_of_many_children_gets_the_claim)
 {
     int i, said[2], over[2], winners = 0;
@@ -249,6 +306,9 @@ int main(void)
     tcase_add_test(tests, only_one_rescues_and_the_others_see_what_came_of_it);
     tcase_add_test(tests, a_rescue_that_failed_leaves_nothing_behind);
     tcase_add_test(tests, who_dies_over_it_does_not_keep_others_from_it);
+    tcase_add_test(tests, a_claim_that_is_renewed_does_not_run_out);
+    tcase_add_test(tests, who_comes_too_late_changes_nothing);
+    tcase_add_test(tests, who_is_late_and_still_the_first_counts);
     tcase_add_test(tests, one_of_many_children_gets_the_claim);
     tcase_add_test(tests, the_claim_of_a_dead_child_is_taken_over);
     tcase_add_test(tests, records_live_as_long_as_they_are_used);
