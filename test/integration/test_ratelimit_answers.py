@@ -103,6 +103,17 @@ def test_a_backends_headers_of_the_same_name_give_way(gateway, backend, mcp):
     assert post(made).header("X-RateLimit-Limit") == "1"
 
 
+def test_a_programs_headers_of_the_same_name_give_way(gateway, backend, stage):
+    program = stage.directory / "tool"
+    program.write_text("#!/bin/sh\ncat >/dev/null\nprintf 'Content-Type: application/json\\n"
+                       "X-RateLimit-Limit: 99\\n\\n{}'\n", encoding="utf-8")
+    program.chmod(0o755)
+    made = gateway(Nobody(), **limited("shm", mcp=False, modules=["alias", "cgid"], server=[
+        "ScriptSock cgid.sock", 'ScriptAlias /tool "%s"' % program, "<Location /tool>",
+        "Require all granted", ONE, "</Location>"]))
+    assert post(made, target="/tool").header_all("X-RateLimit-Limit") == ["1"]
+
+
 def test_the_environment_says_what_was_decided(gateway, backend):
     made = gateway(backend(serve), **limited("shm", ONE, server=[
         'LogFormat "%{MCP_LIMIT}e" limit', "CustomLog limit.log limit env=MCP_LIMIT"]))
