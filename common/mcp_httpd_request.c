@@ -14,6 +14,7 @@
 #include <http_protocol.h>
 #include <http_request.h>
 #include <http_ssl.h>
+#include <poll.h>
 #include <util_filter.h>
 
 #include "mcp_clock.h"
@@ -22,6 +23,8 @@
 
 #define NOTE_KEY "mcp.request/4" /* another number for every other reading_t */
 #define READ_SIZE (32 * 1024)
+/* Many clients send a message right behind its head: within a delayed acknowledgement at most. */
+#define BODY_FOLLOWS apr_time_from_msec(50)
 #define SMALL_BODY 4096 /* one that is declared and no longer is kept in the pool */
 #define MOST_LENGTH APR_INT64_C(1000000000000000)
 /* Records without data that are read in a row, and the pause after them. */
@@ -342,11 +345,26 @@ int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeou
     return status;
 }
 
-/* What cannot be had at once is not there, and no error of the request's. */
+/* Until there is something more to read, or a little longer: a filter may hold it already. */
+static void wait_a_moment(request_rec *r)
+{
+    struct pollfd client = { .fd = -1, .events = POLLIN };
+
+    if (r->connection->master) {
+        apr_sleep(apr_time_from_msec(1));
+    }
+    else {
+        apr_os_sock_get(&client.fd, ap_get_conn_socket(r->connection));
+        poll(&client, 1, 5);
+    }
+}
+
+/* What is not on its way is not there, and no error of the request's. */
 int mcp_request_read_ready(request_rec *r, apr_off_t limit)
 {
     reading_t *in = reading(r);
     apr_status_t rv = APR_SUCCESS;
+    apr_time_t patience = 0;
 
     if (in->bb || r->expecting_100 || in->pub.declared > limit) {
         return OK;
@@ -354,7 +372,16 @@ int mcp_request_read_ready(request_rec *r, apr_off_t limit)
     in->bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
     while (rv == APR_SUCCESS && !in->pub.complete) {
         rv = read_some(r, in, APR_NONBLOCK_READ);
-        rv = rv == APR_SUCCESS && take_brigade(r, in, limit) != OK ? APR_EGENERAL : rv;
+        if (APR_STATUS_IS_EAGAIN(rv)) {
+            patience = patience ? patience : mcp_clock_now() + BODY_FOLLOWS;
+            if (mcp_clock_now() < patience) {
+                wait_a_moment(r);
+                rv = APR_SUCCESS;
+            }
+        }
+        else if (rv == APR_SUCCESS && take_brigade(r, in, limit) != OK) {
+            rv = APR_EGENERAL;
+        }
     }
     return rv == AP_FILTER_ERROR ? AP_FILTER_ERROR : OK;
 }

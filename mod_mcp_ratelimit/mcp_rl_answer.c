@@ -62,7 +62,9 @@ const char *mcp_rl_store_key(request_rec *r, const mcp_rl_rule_t *rule, const ch
         who = mcp_request_address(r);
         return apr_pstrcat(r->pool, "mcp-ip-rl:", strncmp(who, "ip:", 3) ? who : who + 3, NULL);
     case MCP_RL_TOOL:
-        return shorten(r->pool, apr_pstrcat(r->pool, "mcp_tool:", who, ":", rule->tag, NULL));
+        /* The prefix stays: it is what a Redis user may touch. */
+        return apr_pstrcat(r->pool, "mcp_tool:",
+                           shorten(r->pool, apr_pstrcat(r->pool, who, ":", rule->tag, NULL)), NULL);
     default:
         return apr_pstrcat(r->pool, rule->kind == MCP_RL_SLIDING ? "mcp-rls:" : "mcp-rl:", who,
                            NULL);

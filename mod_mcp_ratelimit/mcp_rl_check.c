@@ -267,8 +267,9 @@ static int is_among(const apr_array_header_t *tools, const mcp_rl_rule_t *rule)
     return 0;
 }
 
-static void ask_for_tools(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
-                          const char *who, const mcp_rpc_t *rpc)
+/* A batch may meet more limits than can be asked about at once: it does not pass any unasked. */
+static int ask_for_tools(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
+                         const char *who, const mcp_rpc_t *rpc)
 {
     int i;
 
@@ -276,14 +277,20 @@ static void ask_for_tools(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t 
         const mcp_rl_rule_t *rule = APR_ARRAY_IDX(dir->tools, i, const mcp_rl_rule_t *);
         apr_int64_t count = rule->amount > 0 ? mcp_rl_message_calls(rpc, rule->pattern) : 0;
 
-        /* One place is left for the slot. */
-        if (count && asks->count < asks->room - 1 && !is_among(q->tools, rule)) {
-            add_ask(asks, q->r, rule, who, MCP_RL_TAKE, count);
+        if (!count || is_among(q->tools, rule)) {
+            continue;
         }
+        /* One place is left for the slot. */
+        if (asks->count >= asks->room - 1) {
+            return mcp_error_set(q->r, HTTP_BAD_REQUEST, MCP_RPC_EINVALID,
+                                 "Too many different limits of tools in one message", NULL);
+        }
+        add_ask(asks, q->r, rule, who, MCP_RL_TAKE, count);
     }
     if (rpc && dir->tools) {
         q->tools = q->tools ? apr_array_append(q->r->pool, q->tools, dir->tools) : dir->tools;
     }
+    return OK;
 }
 
 /* NULL: there is no such limit here, or it has been asked for before an internal redirect. */
@@ -293,13 +300,13 @@ static const mcp_rl_rule_t *rule_to_ask(const mcp_rl_request_t *q, const mcp_rl_
     return q->asked & 1U << limit ? NULL : mcp_rl_rule(dir, limit);
 }
 
-static void gather(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
-                   const mcp_rpc_t *rpc)
+static int gather(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
+                  const mcp_rpc_t *rpc)
 {
     request_rec *r = q->r;
     const mcp_rl_rule_t *rule;
     const char *who = mcp_rl_who(r, dir);
-    int i;
+    int i, status;
 
     if ((rule = rule_to_ask(q, dir, MCP_RL_ADDRESS)) != NULL && !q->address_charged) {
         int counts = !r->user && !has_authorization(r);
@@ -313,13 +320,17 @@ static void gather(asks_t *asks, mcp_rl_request_t *q, const mcp_rl_dir_t *dir,
     if ((rule = rule_to_ask(q, dir, MCP_RL_MESSAGES)) != NULL && r->method_number == M_POST) {
         add_ask(asks, r, rule, who, MCP_RL_TAKE, mcp_rl_message_count(rpc));
     }
-    ask_for_tools(asks, q, dir, who, rpc);
+    status = ask_for_tools(asks, q, dir, who, rpc);
+    if (status != OK) {
+        return status;
+    }
     if ((rule = rule_to_ask(q, dir, MCP_RL_STREAMS)) != NULL && mcp_rl_message_stands(r, rpc)) {
         add_ask(asks, r, rule, who, MCP_RL_TAKE, 1);
     }
     for (i = 0; i < asks->count; i++) {
         q->asked |= 1U << asks->ask[i].rule->limit;
     }
+    return OK;
 }
 
 /* The request's end, however it comes: on a worker, on an event loop, at the child's exit. */
@@ -493,7 +504,10 @@ int mcp_rl_check_request(request_rec *r)
     }
     q->decided = 1;
     make_room(&asks, r, dir);
-    gather(&asks, q, dir, rpc);
+    status = gather(&asks, q, dir, rpc);
+    if (status != OK) {
+        return mcp_error_send(r, status);
+    }
     if (asks.count) {
         return decide(q, dir, &asks);
     }

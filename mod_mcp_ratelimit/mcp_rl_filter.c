@@ -24,9 +24,14 @@ static int is_event_stream(const request_rec *r)
 static void see_head(mcp_rl_request_t *q)
 {
     request_rec *r = q->r;
+    int i;
 
     q->head_seen = 1;
     mcp_rl_say(q, r->headers_out);
+    /* What a CGI program says is there, and goes out, too. */
+    for (i = 0; i < q->lines && !apr_is_empty_table(r->err_headers_out); i++) {
+        apr_table_unset(r->err_headers_out, q->line[i].name);
+    }
     if (r->status == HTTP_UNAUTHORIZED) {
         mcp_rl_charge_401(r);
     }

@@ -2,6 +2,7 @@
 """mod_mcp_ratelimit: what a refused client reads, and what a wrong configuration says."""
 import json
 import re
+import time
 
 import pytest
 
@@ -102,6 +103,17 @@ def test_a_backends_headers_of_the_same_name_give_way(gateway, backend, mcp):
     assert post(made).header("X-RateLimit-Limit") == "1"
 
 
+def test_a_programs_headers_of_the_same_name_give_way(gateway, backend, stage):
+    program = stage.directory / "tool"
+    program.write_text("#!/bin/sh\ncat >/dev/null\nprintf 'Content-Type: application/json\\n"
+                       "X-RateLimit-Limit: 99\\n\\n{}'\n", encoding="utf-8")
+    program.chmod(0o755)
+    made = gateway(Nobody(), **limited("shm", mcp=False, modules=["alias", "cgid"], server=[
+        "ScriptSock cgid.sock", 'ScriptAlias /tool "%s"' % program, "<Location /tool>",
+        "Require all granted", ONE, "</Location>"]))
+    assert post(made, target="/tool").header_all("X-RateLimit-Limit") == ["1"]
+
+
 def test_the_environment_says_what_was_decided(gateway, backend):
     made = gateway(backend(serve), **limited("shm", ONE, server=[
         'LogFormat "%{MCP_LIMIT}e" limit', "CustomLog limit.log limit env=MCP_LIMIT"]))
@@ -135,6 +147,21 @@ def test_a_blocked_address_gets_its_id_too(gateway, backend, store, body, says, 
             answer = client.response().finish()
             assert answer.status == 429 and says in answer.body
             assert bool(answer.body) == bool(says)
+
+
+def test_a_message_just_behind_its_head_gives_its_id_too(gateway, backend, store):
+    made = gateway(backend(serve), **limited(store, *BEFORE))
+    assert [post(made).status for _ in range(2)] == [200, 200]
+    body = b'{"jsonrpc":"2.0","id":"x","method":"ping"}'
+    with made.connect() as client:
+        for _ in range(3):
+            client.send(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+                        % len(body))
+            time.sleep(0.003)
+            client.send(body)
+            answer = client.response().finish()
+            assert answer.status == 429 and b'"id":"x",' in answer.body
+            assert not answer.header("Connection")
 
 
 def test_a_blocked_address_is_refused_without_its_body(gateway, backend, store):

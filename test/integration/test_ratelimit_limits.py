@@ -130,6 +130,20 @@ def test_a_tool_in_a_batch_is_found(gateway, backend, store):
     assert [post(made, batch).status for _ in range(3)] == [200, 200, 429]
 
 
+def test_a_batch_passes_no_limit_unasked(gateway, backend, store):
+    inner = ["a%d" % n for n in range(48)]
+    outer = ["b%d" % n for n in range(48)]
+    limits = {name: "MCPRateLimitTool %s 1/10h" % name for name in inner + outer}
+    made = gateway(backend(serve), **limited(
+        store, *[limits[name] for name in inner], server=[limits[name] for name in outer]))
+    batch = [message("tools/call", n, name=name) for n, name in enumerate(inner + outer)]
+    answer = post(made, batch)
+    assert (answer.status, answer.json()["error"]["code"]) == (400, -32600)
+    assert post(made, batch[:60]).status == 200
+    assert post(made, batch[59]).status == 429
+    assert post(made, batch[60]).status == 200
+
+
 @pytest.mark.parametrize("body, status", [
     (b'{"jsonrpc":"2.0","id":1,"method":"tools/call","method":"ping"}', 400),
     (b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Name":"b"}}', 400),

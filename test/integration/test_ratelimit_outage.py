@@ -179,11 +179,15 @@ def test_a_user_with_the_least_rights_is_enough(gateway, backend, redis, stage):
     made = gateway(backend(serve), **limited(
         '"redis://mcp@127.0.0.1:%d/4" password=file:%s' % (server.port, secret), BUCKET,
         "MCPRateLimitStreams 1", "MCPRateLimitWindow 100/1h type=sliding",
-        "MCPRateLimitAddress 100/1h"))
+        "MCPRateLimitAddress 100/1h", "MCPRateLimitTool search_* 1/10h",
+        server=["MCPRateLimitOnError closed"]))
     assert [post(made).status for _ in range(6)] == [200] * 5 + [429]
     assert try_stream(made) and not try_stream(made)
     assert server.keys() == {"mcp_msg:alice", "mcp-rls:alice", "mcp-ip-rl:127.0.0.1",
                              "mcp_sse:alice:connections"}
+    for name in ("a", "b" * 100, "c" * 128, "d" * 200): # as plain text, and as digests
+        assert [post(made, message("tools/call", name="search_x"), user=name).status
+                for _ in range(2)] == [200, 429]
 
 
 def test_a_full_server_is_an_outage_with_one_line(gateway, backend, redis):
