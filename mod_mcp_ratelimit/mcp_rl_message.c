@@ -23,12 +23,12 @@ static int may_be_message(const char *type)
 }
 
 /* Whether somebody else could read another message, or another number of messages, out of it. */
-static int is_encoded(const request_rec *r, const mcp_request_t *request, const char *type)
+static int is_encoded(const mcp_request_t *request)
 {
+    const char *type = request->type;
     const char *charset = type && strchr(type, '=') ? ap_strcasestr(type, "charset=") : NULL;
 
-    return (!request->json && apr_table_get(r->headers_in, "Content-Encoding"))
-        || (charset && !ap_strcasestr(charset, "utf-8"));
+    return request->coding || (charset && !ap_strcasestr(charset, "utf-8"));
 }
 
 /* The first byte that says what a body is. Some readers skip a byte order mark, or take UTF-16. */
@@ -68,7 +68,6 @@ int mcp_rl_message_read(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t
     int decides_on_tools = dir->tools && dir->tools->nelts;
     int decides_on_method = mcp_rl_rule(dir, MCP_RL_STREAMS) != NULL;
     const mcp_request_t *request;
-    const char *type;
     char sign;
     int encoded, status;
 
@@ -77,8 +76,7 @@ int mcp_rl_message_read(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t
         return OK;
     }
     request = mcp_request_get(r);
-    type = apr_table_get(r->headers_in, "Content-Type");
-    if (!request->json && !decides_on_tools && !may_be_message(type)) {
+    if (!request->json && !decides_on_tools && !may_be_message(request->type)) {
         return OK;
     }
     status = mcp_request_read(r, MAX_BODY, BODY_TIMEOUT, 0);
@@ -89,7 +87,7 @@ int mcp_rl_message_read(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t
         return OK;
     }
     sign = first_sign(request);
-    encoded = is_encoded(r, request, type);
+    encoded = is_encoded(request);
     /* One message costs 1, whatever it says. */
     if (!decides_on_tools && !decides_on_method && sign == '{' && !encoded) {
         return OK;
