@@ -27,7 +27,8 @@ static int is_encoded(const request_rec *r, const mcp_request_t *request, const 
 {
     const char *charset = type && strchr(type, '=') ? ap_strcasestr(type, "charset=") : NULL;
 
-    return (!request->json && apr_table_get(r->headers_in, "Content-Encoding"))
+    /* A filter that has decoded the body has taken the field away. */
+    return (request->coding && apr_table_get(r->headers_in, "Content-Encoding"))
         || (charset && !ap_strcasestr(charset, "utf-8"));
 }
 
