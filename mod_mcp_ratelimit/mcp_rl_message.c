@@ -23,12 +23,14 @@ static int may_be_message(const char *type)
 }
 
 /* Whether somebody else could read another message, or another number of messages, out of it. */
-static int is_encoded(const mcp_request_t *request)
+static int is_encoded(const request_rec *r, const mcp_request_t *request)
 {
     const char *type = request->type;
     const char *charset = type && strchr(type, '=') ? ap_strcasestr(type, "charset=") : NULL;
 
-    return request->coding || (charset && !ap_strcasestr(charset, "utf-8"));
+    /* A filter that has decoded the body has taken the field away. */
+    return (request->coding && apr_table_get(r->headers_in, "Content-Encoding"))
+        || (charset && !ap_strcasestr(charset, "utf-8"));
 }
 
 /* The first byte that says what a body is. Some readers skip a byte order mark, or take UTF-16. */
@@ -87,7 +89,7 @@ int mcp_rl_message_read(request_rec *r, const mcp_rl_dir_t *dir, const mcp_rpc_t
         return OK;
     }
     sign = first_sign(request);
-    encoded = is_encoded(request);
+    encoded = is_encoded(r, request);
     /* One message costs 1, whatever it says. */
     if (!decides_on_tools && !decides_on_method && sign == '{' && !encoded) {
         return OK;
