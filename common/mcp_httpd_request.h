@@ -43,9 +43,9 @@ mcp_request_t *mcp_request_get(request_rec *r);
 int mcp_request_read(request_rec *r, apr_off_t limit, apr_interval_time_t timeout, int may_suspend);
 
 /**
- * For a hook that refuses the request: take the body if it is there or comes within 50 ms, and is no
- * longer than @a limit, so that the refusal can have the message's id. On a worker. No filter hands
- * it on.
+ * For a hook that refuses the request: take the body if it is there or comes within 50 ms, and is
+ * no longer than @a limit, so that the refusal can have the message's id. On a worker. No filter
+ * hands it on.
  * @return OK, whether or not it is there now; AP_FILTER_ERROR: a filter has answered already
  */
 int mcp_request_read_ready(request_rec *r, apr_off_t limit);
