@@ -82,11 +82,6 @@ static apr_int64_t seconds_of_reset(apr_time_t t)
     return t > 1000 ? seconds(t - 1000) : seconds(t);
 }
 
-static apr_int64_t capacity(const mcp_rl_rule_t *rule)
-{
-    return rule->kind == MCP_RL_BUCKET ? rule->burst : rule->amount;
-}
-
 /* Every answer has such numbers; printf() would take most of the time of making them. */
 static const char *decimal(apr_pool_t *p, apr_int64_t number)
 {
@@ -126,7 +121,7 @@ void mcp_rl_tell(mcp_rl_request_t *q, const mcp_rl_ask_t *ask, const mcp_rl_verd
     q->lines = 0;
     switch (mcp_conf_number(mcp_rl_dir(q->r)->values, MCP_RL_HEADERS)) {
     case MCP_RL_HEADERS_X:
-        set(q, "X-RateLimit-Limit", decimal(p, capacity(rule)));
+        set(q, "X-RateLimit-Limit", rule->limit_text);
         set(q, "X-RateLimit-Remaining", decimal(p, remaining));
         set(q, "X-RateLimit-Reset", decimal(p, reset));
         break;
@@ -146,7 +141,7 @@ void mcp_rl_tell(mcp_rl_request_t *q, const mcp_rl_ask_t *ask, const mcp_rl_verd
 /* A batch that is larger than a limit can ever be: no time is long enough. */
 static int never_passes(const mcp_rl_ask_t *ask)
 {
-    return ask->rule->kind != MCP_RL_SLOTS && ask->cost > capacity(ask->rule);
+    return ask->rule->kind != MCP_RL_SLOTS && ask->cost > mcp_rl_rule_capacity(ask->rule);
 }
 
 /* Which refusal to tell: of what never passes, else the one to wait for longest. */
@@ -176,7 +171,7 @@ int mcp_rl_refuse(mcp_rl_request_t *q, const mcp_rl_ask_t *asks, const mcp_rl_ou
     mcp_rl_tell(q, ask, verdict);
     if (never_passes(ask)) {
         message = apr_pstrcat(p, "Too many requests: a batch of ", decimal(p, ask->cost),
-                              " never passes a limit of ", decimal(p, capacity(ask->rule)), " (",
+                              " never passes a limit of ", ask->rule->limit_text, " (",
                               name, "), so split it", NULL);
     }
     else {

@@ -176,6 +176,11 @@ static int is_none(int argc, char *const argv[])
     return argc == 1 && (strcasecmp(argv[0], "none") == 0 || strcasecmp(argv[0], "off") == 0);
 }
 
+static void write_limit(mcp_rl_rule_t *rule, apr_pool_t *p)
+{
+    rule->limit_text = apr_off_t_toa(p, mcp_rl_rule_capacity(rule));
+}
+
 static const char *set_streams(cmd_parms *cmd, void *dir, int argc, char *const argv[])
 {
     mcp_rl_dir_t *conf = dir;
@@ -192,6 +197,7 @@ static const char *set_streams(cmd_parms *cmd, void *dir, int argc, char *const 
         || rule->amount > MCP_RL_MAX_AMOUNT) {
         return not_accepted(cmd, argc, argv, "a number from 1 to 1000000000, or none");
     }
+    write_limit(rule, cmd->pool);
     conf->rules[MCP_RL_STREAMS] = rule;
     return NULL;
 }
@@ -215,6 +221,7 @@ static const char *set_rate(cmd_parms *cmd, void *dir, int argc, char *const arg
     if (error) {
         return not_accepted(cmd, argc, argv, error);
     }
+    write_limit(rule, cmd->pool);
     conf->rules[limit] = rule;
     return NULL;
 }
@@ -241,6 +248,7 @@ static const char *add_tool(cmd_parms *cmd, void *dir, int argc, char *const arg
                              APR_INT64_T_FMT,
                              mcp_value_escape(rule->pattern, strlen(rule->pattern), cmd->pool),
                              rule->amount, apr_time_as_msec(rule->period), rule->burst);
+    write_limit(rule, cmd->pool);
     if (!conf->tools) {
         conf->tools = apr_array_make(cmd->pool, 4, sizeof(const mcp_rl_rule_t *));
     }

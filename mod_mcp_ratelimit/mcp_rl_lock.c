@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <time.h>
 
+#define SPINS 50
+
 apr_status_t mcp_rl_lock_init(mcp_rl_lock_t *lock)
 {
     pthread_mutexattr_t attr;
@@ -21,6 +23,20 @@ apr_status_t mcp_rl_lock_init(mcp_rl_lock_t *lock)
         rv = pthread_mutex_init(lock, &attr);
     }
     pthread_mutexattr_destroy(&attr);
+    return rv;
+}
+
+/* Mostly the owner is done before this thread could sleep and wake again. */
+static int spin_for(mcp_rl_lock_t *lock)
+{
+    int rv = EBUSY, i;
+
+    for (i = 0; rv == EBUSY && i < SPINS; i++) {
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#endif
+        rv = pthread_mutex_trylock(lock);
+    }
     return rv;
 }
 
@@ -51,6 +67,9 @@ apr_status_t mcp_rl_lock_take(mcp_rl_lock_t *lock, int *owner_died)
     int rv = pthread_mutex_trylock(lock);
 
     *owner_died = 0;
+    if (rv == EBUSY) {
+        rv = spin_for(lock);
+    }
     if (rv == EBUSY) {
         rv = wait_for(lock);
     }

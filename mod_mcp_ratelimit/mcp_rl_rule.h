@@ -36,6 +36,7 @@ typedef struct mcp_rl_rule_t {
     apr_interval_time_t block; /* of a window; 0: none */
     const char *pattern;       /* of tools */
     const char *tag;           /* of tools: this directive's part of the key */
+    const char *limit_text;    /* its capacity: in every answer, so it is written once */
 } mcp_rl_rule_t;
 
 #define MCP_RL_MAX_AMOUNT APR_INT64_C(1000000000)
@@ -50,6 +51,12 @@ typedef struct mcp_rl_rule_t {
  */
 const char *mcp_rl_rule_parse(mcp_rl_rule_t *rule, const char *amount, int argc,
                               char *const argv[], apr_pool_t *p);
+
+/** What can be used at once. */
+static inline apr_int64_t mcp_rl_rule_capacity(const mcp_rl_rule_t *rule)
+{
+    return rule->kind == MCP_RL_BUCKET ? rule->burst : rule->amount;
+}
 
 typedef enum {
     MCP_RL_TAKE,

@@ -14,7 +14,7 @@
 #include "mcp_lasting.h"
 
 #define MAIN_KEY "mcp_ratelimit.main/2"
-#define TABLE_KEY "mcp_ratelimit.table/1"
+#define TABLE_KEY "mcp_ratelimit.table/2"
 #define ROWS 32768
 #define ALIGN 64
 

@@ -15,6 +15,7 @@
 
 #define WAYS 16
 #define LOCKS 128
+#define CACHE_LINE 64
 
 typedef struct place_t {
     unsigned char digest[MCP_RL_DIGEST];
@@ -27,11 +28,15 @@ typedef struct place_t {
         mcp_rl_fixed_t fixed;
         mcp_rl_sliding_t sliding;
     } state;
-} place_t;
+} __attribute__((aligned(CACHE_LINE))) place_t; /* a bucket is one line, which cores hand over */
+
+typedef struct lock_t {
+    mcp_rl_lock_t lock;
+} __attribute__((aligned(CACHE_LINE))) lock_t;
 
 struct mcp_rl_shm_t {
-    mcp_rl_lock_t locks[LOCKS];
     apr_uint64_t sets; /* a power of two */
+    lock_t locks[LOCKS];
     place_t places[];
 };
 
@@ -56,7 +61,7 @@ apr_status_t mcp_rl_shm_init(mcp_rl_shm_t **shm, void *mem, apr_int64_t entries)
     int i;
 
     for (i = 0; i < LOCKS; i++) {
-        apr_status_t rv = mcp_rl_lock_init(&s->locks[i]);
+        apr_status_t rv = mcp_rl_lock_init(&s->locks[i].lock);
 
         if (rv != APR_SUCCESS) {
             return rv;
@@ -106,7 +111,7 @@ static void give_locks(mcp_rl_shm_t *shm, const locks_t *locks, int upto)
     int i;
 
     for (i = 0; i < upto; i++) {
-        mcp_rl_lock_give(&shm->locks[locks->index[i]]);
+        mcp_rl_lock_give(&shm->locks[locks->index[i]].lock);
     }
 }
 
@@ -121,7 +126,7 @@ static apr_status_t take_locks(mcp_rl_shm_t *shm, const mcp_rl_ask_t *asks, int 
     }
     for (i = 0; i < locks->count; i++) {
         /* A dead owner left nothing to repair: each field of a place is one that can occur. */
-        apr_status_t rv = mcp_rl_lock_take(&shm->locks[locks->index[i]], &died);
+        apr_status_t rv = mcp_rl_lock_take(&shm->locks[locks->index[i]].lock, &died);
 
         if (rv != APR_SUCCESS) {
             give_locks(shm, locks, i);

@@ -17,7 +17,7 @@ typedef struct mcp_rl_shm_t mcp_rl_shm_t;
 /** Bytes for at least @a entries keys. */
 apr_size_t mcp_rl_shm_size(apr_int64_t entries);
 
-/** Lay a table out in @a mem: zeroed, shared, of that size. */
+/** Lay a table out in @a mem: zeroed, shared, of that size, at a multiple of 64 bytes. */
 apr_status_t mcp_rl_shm_init(mcp_rl_shm_t **shm, void *mem, apr_int64_t entries);
 
 /** @a mem was laid out before, by another generation of this module. */

@@ -9,7 +9,6 @@ Needs httpd, nginx (the backend), redis-server and wrk. Exits with 2 if a "must"
 """
 import argparse
 import asyncio
-import glob
 import json
 import os
 import pathlib
@@ -23,6 +22,8 @@ import sys
 import tempfile
 import threading
 import time
+
+from cpu import cpu_seconds
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONNECTIONS = 32
@@ -61,22 +62,6 @@ def wait_for(address, family=socket.AF_INET):
             except OSError:
                 time.sleep(0.01)
     raise RuntimeError("nothing listens at %r" % (address,))
-
-
-def cpu_seconds(pid):
-    """What the children of a process have had of the processors, to the nanosecond."""
-    total = 0
-    for stat in glob.glob("/proc/[0-9]*/stat"):
-        try:
-            with open(stat, encoding="ascii", errors="replace") as file:
-                if int(file.read().rsplit(")", 1)[1].split()[1]) != pid:
-                    continue
-            for thread in glob.glob(os.path.dirname(stat) + "/task/*/schedstat"):
-                with open(thread, encoding="ascii") as file:
-                    total += int(file.read().split()[0])
-        except OSError:
-            continue
-    return total / 1e9
 
 
 class SlowTool(threading.Thread):

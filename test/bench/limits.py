@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 
+from cpu import cpu_seconds
+
 ROUNDS = int(os.environ.get("ROUNDS", 5))
 SECONDS = float(os.environ.get("SECONDS", 3))
 CONNECTIONS = int(os.environ.get("CONNECTIONS", 16))
@@ -96,11 +98,13 @@ class Bench:
         self.work.chmod(0o755)
         self.processes = []
         self.ports = {}
+        self.pids = {}
 
     def run(self, *command):
         self.processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL,
                                                stderr=subprocess.DEVNULL,
                                                stdout=subprocess.DEVNULL))
+        return self.processes[-1].pid
 
     def start(self):
         apxs = shutil.which("apxs") or shutil.which("apxs2") or "apxs"
@@ -117,7 +121,8 @@ class Bench:
         self.start_httpd("httpd, no limit, again")
         self.start_httpd("httpd, shm", "shm", free)
         self.start_httpd("httpd, Redis", redis, free)
-        self.ports["httpd, Redis, 1000 users"] = self.ports["httpd, Redis"]
+        for known in self.ports, self.pids:
+            known["httpd, Redis, 1000 users"] = known["httpd, Redis"]
         self.start_httpd("httpd, Redis, small buckets", redis,
                          key + "\n MCPRateLimitMessages 200/60s burst=50")
         self.start_httpd("httpd, fixed 429", None, "Redirect 429")
@@ -146,6 +151,7 @@ server { listen 127.0.0.1:%d; location / { %s %s } }
 server { listen 127.0.0.1:%d; location / { limit_req zone=none; limit_req_status 429; %s } }
 }""" % (self.work / "nginx.pid", self.backend, self.backend, ANSWER, self.ports[names[0]], proxy,
         self.ports[names[1]], limit % "free", proxy, self.ports[names[2]], proxy))
+        self.pids.update((name, None) for name in names)
         self.run("nginx", "-c", str(config), "-p", str(self.work))
 
     def start_httpd(self, name, store=None, limits=""):
@@ -166,7 +172,7 @@ server { listen 127.0.0.1:%d; location / { limit_req zone=none; limit_req_status
                   ' ProxyPass "http://127.0.0.1:%d/"' % self.backend, limits, "</Location>"]
         (folder / "conf").write_text("\n".join(lines) + "\n")
         program = shutil.which("apache2") or shutil.which("httpd")
-        self.run(program, "-d", str(folder), "-f", "conf", "-DFOREGROUND")
+        self.pids[name] = self.run(program, "-d", str(folder), "-f", "conf", "-DFOREGROUND")
 
     def stop(self):
         for process in self.processes:
@@ -174,6 +180,13 @@ server { listen 127.0.0.1:%d; location / { limit_req zone=none; limit_req_status
         for process in self.processes:
             process.wait(20)
         shutil.rmtree(self.work)
+
+    def cost(self, name, seconds):
+        """The rate, and the processor time of a request in seconds, of httpd's; nginx: 0."""
+        pid = self.pids[name]
+        before = cpu_seconds(pid) if pid else 0
+        rate = self.measure(name, seconds)[0]
+        return rate, (cpu_seconds(pid) - before) / (rate * max(1, round(seconds))) if pid else 0
 
     def p50_of_few(self, name):
         """With two connections, so that it is the time of a request, not of a queue."""
@@ -225,32 +238,46 @@ def one_round(build, names, results):
         for name in names:
             if name in AHEAD:
                 bench.measure(name, AHEAD[name])
-            results[name].append((bench.measure(name, SECONDS)[0], bench.p50_of_few(name)))
+            results[name].append((*bench.cost(name, SECONDS), bench.p50_of_few(name)))
     finally:
         bench.stop()
 
 
+def mean_of(ratios):
+    """In percent, and what it may be off by chance in 19 of 20 runs."""
+    text = "%.1f" % (100 * statistics.mean(ratios))
+    if len(ratios) > 1:
+        text += " +- %.1f" % (196 * statistics.stdev(ratios) / len(ratios) ** 0.5)
+    return text
+
+
+def compare(mine, theirs, must, aim):
+    """A row beside the one that it is measured by; its text, and whether it misses what it must."""
+    rates = [one[0] / other[0] for one, other in zip(mine, theirs)]
+    ratio = statistics.median(rates)
+    text = " %7.1f%% (mean %s" % (100 * ratio, mean_of(rates))
+    if mine[0][1] and theirs[0][1]:
+        text += ", CPU %s" % mean_of([one[1] / other[1] for one, other in zip(mine, theirs)])
+    text += ")"
+    if not must:
+        return text, False
+    missed = ratio < must
+    return text + "  %.0f%% (%.0f%%)%s" % (100 * must, 100 * aim, "  MISSED" * missed), missed
+
+
 def report(rows, results):
     missed = 0
-    print("%-30s %12s %10s %8s  %s" % ("", "requests/s", "p50 us", "ratio", "must (aim)"))
+    print("%-30s %12s %8s %8s %8s  %s" % ("", "requests/s", "CPU us", "p50 us", "ratio",
+                                          "must (aim)"))
     for name, other, must, aim in rows:
-        rate = statistics.median(r for r, _ in results[name])
-        p50 = statistics.median(p for _, p in results[name])
-        line = "%-30s %12.0f %10.0f" % (name, rate, p50)
+        rate, cpu, p50 = (statistics.median(values) for values in zip(*results[name]))
+        line = "%-30s %12.0f %8.1f %8.0f" % (name, rate, 1e6 * cpu, p50)
         if other:
-            ratios = [mine[0] / theirs[0] for mine, theirs in zip(results[name], results[other])]
-            ratio = statistics.median(ratios)
-            line += " %7.1f%%" % (100 * ratio)
-            if len(ratios) > 1:
-                line += " (mean %.1f +- %.1f)" % (
-                    100 * statistics.mean(ratios),
-                    196 * statistics.stdev(ratios) / len(ratios) ** 0.5)
-            if must:
-                line += "  %.0f%% (%.0f%%)%s" % (100 * must, 100 * aim,
-                                                 "" if ratio >= must else "  MISSED")
-                missed += ratio < must
+            text, is_missed = compare(results[name], results[other], must, aim)
+            line += text
+            missed += is_missed
         if name in MOST_LATENCY:
-            added = statistics.median(mine[1] - theirs[1] for mine, theirs
+            added = statistics.median(mine[2] - theirs[2] for mine, theirs
                                       in zip(results[name], results[other]))
             most, best = MOST_LATENCY[name]
             line += "  %+.0f us, must +%d (+%d)%s" % (added, most, best,
