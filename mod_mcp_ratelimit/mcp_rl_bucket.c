@@ -37,11 +37,6 @@ static apr_interval_time_t time_for(const mcp_rl_rule_t *rule, apr_int64_t micro
     return micro <= 0 ? 0 : share(micro + 1, rule->period, unit, unit - 1) + 1;
 }
 
-apr_interval_time_t mcp_rl_bucket_fill_time(const mcp_rl_rule_t *rule)
-{
-    return time_for(rule, rule->burst * MCP_RL_MICRO);
-}
-
 static apr_int64_t micro_at(const mcp_rl_rule_t *rule, const mcp_rl_bucket_t *bucket,
                             apr_time_t now)
 {
@@ -49,7 +44,7 @@ static apr_int64_t micro_at(const mcp_rl_rule_t *rule, const mcp_rl_bucket_t *bu
     apr_int64_t micro = bucket->micro;
     apr_interval_time_t elapsed = now - bucket->last;
 
-    if (!bucket->last || elapsed >= mcp_rl_bucket_fill_time(rule)) {
+    if (!bucket->last) {
         return full;
     }
     if (elapsed > 0) {

@@ -24,7 +24,4 @@ void mcp_rl_bucket_judge(const mcp_rl_rule_t *rule, const mcp_rl_bucket_t *bucke
 void mcp_rl_bucket_take(const mcp_rl_rule_t *rule, mcp_rl_bucket_t *bucket, apr_int64_t cost,
                         apr_time_t now);
 
-/** How long an empty bucket takes to be full. */
-apr_interval_time_t mcp_rl_bucket_fill_time(const mcp_rl_rule_t *rule);
-
 #endif

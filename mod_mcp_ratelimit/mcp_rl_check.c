@@ -73,9 +73,9 @@ static void make_room(asks_t *asks, request_rec *r, const mcp_rl_dir_t *dir)
 
     asks->count = 0;
     asks->room = room < MCP_RL_MAX_ASKS ? room : MCP_RL_MAX_ASKS;
-    asks->ask = apr_palloc(r->pool, (apr_size_t)asks->room * sizeof(*asks->ask));
-    asks->outcome.verdicts = apr_palloc(r->pool, (apr_size_t)asks->room
-                                                     * sizeof(*asks->outcome.verdicts));
+    asks->ask = apr_palloc(r->pool, (apr_size_t)asks->room
+                                        * (sizeof(*asks->ask) + sizeof(*asks->outcome.verdicts)));
+    asks->outcome.verdicts = (mcp_rl_verdict_t *)&asks->ask[asks->room];
 }
 
 static void ask_store(asks_t *asks, mcp_rl_policy_e policy, mcp_rl_row_t **row)
