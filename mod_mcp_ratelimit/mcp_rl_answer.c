@@ -37,7 +37,8 @@ const char *mcp_rl_who(request_rec *r, const mcp_rl_dir_t *dir)
     const char *who = NULL, *error = NULL;
 
     if (dir->key) {
-        who = ap_expr_str_exec(r, dir->key, &error);
+        who = dir->key_header ? apr_table_get(r->headers_in, dir->key_header)
+                              : ap_expr_str_exec(r, dir->key, &error);
         if (error) {
             ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, MCP_LOGNO(3020)
                           "MCPRateLimitKey cannot be evaluated: %s", error);
@@ -51,7 +52,7 @@ const char *mcp_rl_who(request_rec *r, const mcp_rl_dir_t *dir)
     return who ? shorten(r->pool, who) : mcp_request_address(r);
 }
 
-const char *mcp_rl_store_key(request_rec *r, const mcp_rl_rule_t *rule, const char *who)
+static const char *store_key(request_rec *r, const mcp_rl_rule_t *rule, const char *who)
 {
     switch (rule->limit) {
     case MCP_RL_STREAMS:
@@ -69,6 +70,50 @@ const char *mcp_rl_store_key(request_rec *r, const mcp_rl_rule_t *rule, const ch
         return apr_pstrcat(r->pool, rule->kind == MCP_RL_SLIDING ? "mcp-rls:" : "mcp-rl:", who,
                            NULL);
     }
+}
+
+/* The key of a limit that this connection asked about last. Mostly it is one user's. */
+typedef struct known_t {
+    char key[LONGEST_PLAIN_KEY];
+    unsigned char digest[MCP_RL_DIGEST];
+} known_t;
+
+typedef struct known_keys_t {
+    known_t *of[MCP_RL_LIMITS];
+} known_keys_t;
+
+static known_t *known_key(conn_rec *c, mcp_rl_limit_e limit)
+{
+    known_keys_t *known = ap_get_module_config(c->conn_config, &mcp_ratelimit_module);
+
+    if (!known) {
+        known = apr_pcalloc(c->pool, sizeof(*known));
+        ap_set_module_config(c->conn_config, &mcp_ratelimit_module, known);
+    }
+    if (!known->of[limit]) {
+        known->of[limit] = apr_pcalloc(c->pool, sizeof(known_t));
+    }
+    return known->of[limit];
+}
+
+void mcp_rl_name(request_rec *r, mcp_rl_ask_t *ask, const char *who)
+{
+    known_t *known;
+    apr_size_t len;
+
+    ask->key = store_key(r, ask->rule, who);
+    len = strlen(ask->key);
+    /* A stream of HTTP/2 has no connection that lasts. */
+    if (r->connection->master || len >= LONGEST_PLAIN_KEY) {
+        mcp_rl_digest(ask->key, ask->digest);
+        return;
+    }
+    known = known_key(r->connection, ask->rule->limit);
+    if (memcmp(known->key, ask->key, len + 1) != 0) {
+        memcpy(known->key, ask->key, len + 1);
+        mcp_rl_digest(ask->key, known->digest);
+    }
+    memcpy(ask->digest, known->digest, MCP_RL_DIGEST);
 }
 
 static apr_int64_t seconds(apr_interval_time_t t)

@@ -93,8 +93,7 @@ static void add_ask(asks_t *asks, request_rec *r, const mcp_rl_rule_t *rule, con
     ask->rule = rule;
     ask->mode = mode;
     ask->cost = cost;
-    ask->key = mcp_rl_store_key(r, rule, who);
-    mcp_rl_digest(ask->key, ask->digest);
+    mcp_rl_name(r, ask, who);
 }
 
 static int has_authorization(const request_rec *r)

@@ -72,8 +72,8 @@ void mcp_rl_filter_add(mcp_rl_request_t *q);
 
 /* mcp_rl_answer.c */
 
-/** The key of a limit in the store, for one request. From r->pool. */
-const char *mcp_rl_store_key(request_rec *r, const mcp_rl_rule_t *rule, const char *who);
+/** Set the key in the store of an ask, whose rule is set, and its digest. From r->pool. */
+void mcp_rl_name(request_rec *r, mcp_rl_ask_t *ask, const char *who);
 
 /** Whose limits are asked for: MCPRateLimitKey, else the identity, else the address. */
 const char *mcp_rl_who(request_rec *r, const mcp_rl_dir_t *dir);

@@ -2,6 +2,7 @@
 /* The directives of mod_mcp_ratelimit: those of the table, and those that describe limits. */
 #include "mcp_rl_config.h"
 
+#include <apr_lib.h>
 #include <apr_strings.h>
 #include <http_main.h>
 
@@ -105,6 +106,7 @@ void *mcp_rl_merge_dir_config(apr_pool_t *p, void *base_, void *add_)
     }
     dir->tools = merge_tools(p, base->tools, add->tools);
     dir->key = add->key ? add->key : base->key;
+    dir->key_header = add->key ? add->key_header : base->key_header;
     return dir;
 }
 
@@ -260,13 +262,32 @@ static const char *add_tool(cmd_parms *cmd, void *dir, int argc, char *const arg
     return NULL;
 }
 
+/* "%{HTTP:NAME}": looked up without the evaluation of expressions, which takes seven times as long. */
+static const char *header_of(const char *text, apr_pool_t *p)
+{
+    static const char start[] = "%{HTTP:";
+    const apr_size_t len = sizeof(start) - 1;
+    apr_size_t i = len;
+
+    if (strncmp(text, start, len) != 0) {
+        return NULL;
+    }
+    while (apr_isalnum(text[i]) || text[i] == '-') {
+        i++;
+    }
+    return i > len && strcmp(text + i, "}") == 0 ? apr_pstrmemdup(p, text + len, i - len) : NULL;
+}
+
 static const char *set_key(cmd_parms *cmd, void *dir, const char *text)
 {
     mcp_rl_dir_t *conf = dir;
     const char *error = NULL;
 
     conf->configured = 1;
-    conf->key = ap_expr_parse_cmd(cmd, text, AP_EXPR_FLAG_STRING_RESULT, &error, NULL);
+    conf->key_header = header_of(text, cmd->pool);
+    /* Whose limit it is does not make it another answer. */
+    conf->key = ap_expr_parse_cmd(cmd, text, AP_EXPR_FLAG_STRING_RESULT | AP_EXPR_FLAG_DONT_VARY,
+                                  &error, NULL);
     return error ? apr_psprintf(cmd->pool, "MCPRateLimitKey: '%s' is not accepted; it takes an "
                                 "expression that yields a string: %s", text, error)
                  : NULL;

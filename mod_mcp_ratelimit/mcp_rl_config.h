@@ -33,6 +33,7 @@ typedef struct mcp_rl_dir_t {
     const mcp_rl_rule_t *rules[MCP_RL_ADDRESS + 1]; /* by limit; NULL: not said; amount 0: none */
     apr_array_header_t *tools;   /* of const mcp_rl_rule_t *; NULL: not said */
     ap_expr_info_t *key;         /* NULL: not said */
+    const char *key_header;      /* what key is, if it is no more than a header field; else NULL */
 } mcp_rl_dir_t;
 
 void *mcp_rl_create_dir_config(apr_pool_t *p, char *path);

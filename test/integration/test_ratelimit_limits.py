@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from harness.client import ACCEPT, JSON
 from harness.limits import (COMPLAINT, DRY_RUN, hang_up, limited, message, open_stream, post,
                             serve, try_stream)
 from harness.wait import wait_until
@@ -51,6 +52,27 @@ def test_users_do_not_share(gateway, backend, store):
     made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 1/10h"))
     assert statuses(made, 2) == [200, 429]
     assert statuses(made, 2, user="bob") == [200, 429]
+
+
+def test_users_do_not_share_where_they_share_a_connection(gateway, backend, store, mcp):
+    """As behind a balancer: what is known of a connection's last user is not taken for the next."""
+    made = gateway(backend(serve), **limited(store, "MCPRateLimitMessages 2/10h",
+                                             "MCPRateLimitWindow 9/10h", mcp=mcp))
+    users = ("alice", "bob", "alice" * 20, "alicf", "alice" * 40)
+    with made.connect() as client:
+        for expected in (200, 200, 429):
+            assert [client.request("POST", "/mcp", [ACCEPT, JSON, ("X-User", user)],
+                                   json.dumps(message()).encode()).status
+                    for user in users] == [expected] * len(users)
+
+
+@pytest.mark.parametrize("key", ["%{HTTP:X-User}", "%{req:X-User}", "x%{HTTP:X-User}y",
+                                 "%{HTTP:X-User}%{HTTP:X-Other}"])
+def test_the_key_is_an_expression(gateway, backend, key):
+    options = limited("shm", "MCPRateLimitMessages 1/10h")
+    options["location"][0] = 'MCPRateLimitKey "%s"' % key
+    made = gateway(backend(serve), **options)
+    assert statuses(made, 2) + statuses(made, 2, user="bob") == [200, 429] * 2
 
 
 def test_a_refused_request_never_gets_to_the_backend(gateway, backend, store, mcp):
