@@ -374,7 +374,7 @@ def test_a_wrong_password_is_an_outage_and_the_right_one_works(fleet, redis, sta
 
 def test_a_user_with_the_least_rights_is_enough(fleet, redis, stage):
     server = redis()
-    rights = "on >pw ~mcp* -@all +get +mget +set +del +evalsha +eval +select"
+    rights = "on >pw ~mcp* -@all +get +mget +set +del +pexpire +evalsha +eval +select +info"
     server.ask("ACL", "SETUSER", "mcp", *rights.split())
     secret = stage.directory / "secret"
     secret.write_text("pw", encoding="utf-8")
@@ -389,6 +389,7 @@ def test_a_user_with_the_least_rights_is_enough(fleet, redis, stage):
     assert at(two, client).where() == client.where()
     assert client.delete().status == 204
     wait_until(lambda: not server.ask("EXISTS", key), "the record to be gone")
+    assert not server.ask("ACL", "LOG") # nor was anything refused that nobody noticed
 
 
 def test_a_store_that_forgets_everything_is_told_again(fleet, redis):
