@@ -262,7 +262,7 @@ static const char *add_tool(cmd_parms *cmd, void *dir, int argc, char *const arg
     return NULL;
 }
 
-/* "%{HTTP:NAME}": looked up without the evaluation of expressions, which takes seven times as long. */
+/* "%{HTTP:NAME}": looked up without evaluating an expression, which takes seven times as long. */
 static const char *header_of(const char *text, apr_pool_t *p)
 {
     static const char start[] = "%{HTTP:";
