@@ -145,6 +145,8 @@ int mcp_proxy_pre_request(proxy_worker **worker, proxy_balancer **balancer, requ
 
 /* mcp_proxy_balance.c: lbmethod=mcp */
 void mcp_proxy_register_lbmethod(apr_pool_t *p);
+/** Whether the balancer has a usable member but @a worker that is not to be avoided. */
+int mcp_proxy_has_another(const mcp_proxy_request_t *q, const proxy_worker *worker);
 
 /* mcp_proxy_url.c: what mod_proxy_http does where it is loaded */
 int mcp_proxy_canon(request_rec *r, char *url);

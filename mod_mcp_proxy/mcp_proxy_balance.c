@@ -41,12 +41,26 @@ static double load_of(const proxy_worker *worker)
         / factor;
 }
 
-static int is_avoided(const contest_t *contest, const proxy_worker *worker)
+static int is_avoided(const apr_array_header_t *avoided, const proxy_worker *worker)
 {
     int i;
 
-    for (i = 0; contest->avoided && i < contest->avoided->nelts; i++) {
-        if (APR_ARRAY_IDX(contest->avoided, i, const proxy_worker *) == worker) {
+    for (i = 0; avoided && i < avoided->nelts; i++) {
+        if (APR_ARRAY_IDX(avoided, i, const proxy_worker *) == worker) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int mcp_proxy_has_another(const mcp_proxy_request_t *q, const proxy_worker *worker)
+{
+    proxy_worker **workers = q->balancer ? (proxy_worker **)q->balancer->workers->elts : NULL;
+    int i;
+
+    for (i = 0; workers && i < q->balancer->workers->nelts; i++) {
+        if (workers[i] != worker && !is_avoided(q->avoided, workers[i])
+            && PROXY_WORKER_IS_USABLE(workers[i]) && !PROXY_WORKER_IS_DRAINING(workers[i])) {
             return 1;
         }
     }
@@ -61,8 +75,8 @@ static int is_better(proxy_worker *current, proxy_worker *best, void *baton)
     if (!best) {
         return 1;
     }
-    if (is_avoided(contest, current) != is_avoided(contest, best)) {
-        return is_avoided(contest, best);
+    if (is_avoided(contest->avoided, current) != is_avoided(contest->avoided, best)) {
+        return is_avoided(contest->avoided, best);
     }
     if (contest->session) {
         return weight_of(contest, current) > weight_of(contest, best);

@@ -139,40 +139,13 @@ static int call_broke_between_events(const mcp_exchange_t *x)
 
 /* ---- steps ---- */
 
-static int is_avoided(const mcp_proxy_request_t *q, const proxy_worker *worker)
-{
-    int i;
-
-    for (i = 0; q->avoided && i < q->avoided->nelts; i++) {
-        if (APR_ARRAY_IDX(q->avoided, i, const proxy_worker *) == worker) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* Whether there is one to turn to, should the member that has been chosen not answer. */
-static int is_there_another(const mcp_exchange_t *x)
-{
-    const mcp_proxy_request_t *q = x->q;
-    proxy_worker **workers = q->balancer ? (proxy_worker **)q->balancer->workers->elts : NULL;
-    int i;
-
-    for (i = 0; workers && i < q->balancer->workers->nelts; i++) {
-        if (workers[i] != x->target.worker && !is_avoided(q, workers[i])
-            && PROXY_WORKER_IS_USABLE(workers[i]) && !PROXY_WORKER_IS_DRAINING(workers[i])) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
 /* In the end there is time for servers that all take long to open a session. */
 static apr_time_t time_for_step(const mcp_exchange_t *x)
 {
     apr_time_t until = mcp_clock_now() + MOST_STEP;
 
-    return until <= x->rescue->until - MOST / 2 && is_there_another(x) ? until : x->rescue->until;
+    return until <= x->rescue->until - MOST / 2 && mcp_proxy_has_another(x->q, x->target.worker)
+        ? until : x->rescue->until;
 }
 
 static int start_step(mcp_exchange_t *x, mcp_rescue_step_e step)

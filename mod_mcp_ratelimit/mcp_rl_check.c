@@ -66,11 +66,14 @@ static int is_dry_run(const mcp_rl_dir_t *dir)
     return (int)mcp_conf_number(dir->values, MCP_RL_DRY_RUN);
 }
 
-/* Room for what @a dir can make us ask: far less, mostly, than may be asked. */
-static void make_room(asks_t *asks, request_rec *r, const mcp_rl_dir_t *dir)
+/* What @a dir can make us ask: far less, mostly, than may be asked. */
+static int room_for(const mcp_rl_dir_t *dir)
 {
-    int room = MCP_RL_ADDRESS + 1 + (dir->tools ? dir->tools->nelts : 0);
+    return MCP_RL_ADDRESS + 1 + (dir->tools ? dir->tools->nelts : 0);
+}
 
+static void make_room(asks_t *asks, request_rec *r, int room)
+{
     asks->count = 0;
     asks->room = room < MCP_RL_MAX_ASKS ? room : MCP_RL_MAX_ASKS;
     asks->ask = apr_palloc(r->pool, (apr_size_t)asks->room
@@ -169,7 +172,7 @@ int mcp_rl_check_address(request_rec *r)
         return DECLINED;
     }
     q = mcp_rl_request_get(r);
-    make_room(&asks, r, dir);
+    make_room(&asks, r, 1);
     add_ask(&asks, r, rule, NULL, MCP_RL_TAKE, 1);
     if (is_surely_anonymous(r)) {
         ask_store(&asks, policy_of(dir), NULL);
@@ -204,8 +207,7 @@ static int is_on_its_worker(const request_rec *r)
 
 void mcp_rl_charge_401(request_rec *r)
 {
-    const mcp_rl_dir_t *dir = mcp_rl_dir(r);
-    const mcp_rl_rule_t *rule = mcp_rl_rule(dir, MCP_RL_ADDRESS);
+    const mcp_rl_rule_t *rule = mcp_rl_rule(mcp_rl_dir(r), MCP_RL_ADDRESS);
     mcp_rl_request_t *q = mcp_rl_request_find(r);
     asks_t asks;
 
@@ -213,7 +215,7 @@ void mcp_rl_charge_401(request_rec *r)
         return;
     }
     q->address_charged = 1;
-    make_room(&asks, r, dir);
+    make_room(&asks, r, 1);
     add_ask(&asks, r, rule, NULL, MCP_RL_RECORD, 1);
     if (is_on_its_worker(r) || !mcp_rl_process->store.redis) {
         ask_store(&asks, MCP_RL_LOCAL, NULL);
@@ -502,7 +504,7 @@ int mcp_rl_check_request(request_rec *r)
         return status == AP_FILTER_ERROR ? status : mcp_error_send(r, status);
     }
     q->decided = 1;
-    make_room(&asks, r, dir);
+    make_room(&asks, r, room_for(dir));
     status = gather(&asks, q, dir, rpc);
     if (status != OK) {
         return mcp_error_send(r, status);

@@ -47,7 +47,8 @@ def owner_of(port, pids):
     return None
 
 
-def test_a_gateway_that_comes_back_too_late_changes_nothing_any_more(fleet):
+def overtaken(fleet):
+    """The first gateway stands still while it rescues a session, and the second one has done so."""
     client, home, other = fleet.opened()
     other.opening_waits = True
     home.kill()
@@ -59,6 +60,11 @@ def test_a_gateway_that_comes_back_too_late_changes_nothing_any_more(fleet):
     assert fleet.redis.ask("DEL", key_of(fleet, b"claim"))
     other.opening_waits = False
     assert fleet.at(1, client).where() == other.name
+    return client, other, late, stopped
+
+
+def test_a_gateway_that_comes_back_too_late_changes_nothing_any_more(fleet):
+    client, other, late, stopped = overtaken(fleet)
     (session,) = other.sessions
     route = fleet.redis.ask("GET", key_of(fleet, b"route"))
     tell(stopped, signal.SIGCONT)
@@ -71,16 +77,7 @@ def test_a_gateway_that_comes_back_too_late_changes_nothing_any_more(fleet):
 
 
 def test_a_gateway_that_comes_back_too_late_does_not_end_the_session(fleet):
-    client, home, other = fleet.opened()
-    other.opening_waits = True
-    home.kill()
-    late = ask(fleet.gateways[0], client)
-    other.wait_waiting(1)
-    stopped = children(fleet.gateways[0].process.pid)
-    tell(stopped, signal.SIGSTOP)
-    assert fleet.redis.ask("DEL", key_of(fleet, b"claim"))
-    other.opening_waits = False
-    assert fleet.at(1, client).where() == other.name
+    client, other, late, stopped = overtaken(fleet)
     other.refuses_to_open = True
     tell(stopped, signal.SIGCONT)
     other.release()
